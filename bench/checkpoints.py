@@ -1,0 +1,72 @@
+"""Checkpoints of a run: written to a temporary name, synced, renamed; the last two are kept."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from bench.config import BenchError
+from bench.records import sync, write_json
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    step: int
+    path: Path
+
+    def load(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Put model, optimizer, schedule and generators back; returns the saved totals."""
+        accelerator.load_state(str(self.path))
+        return json.loads((self.path / "totals.json").read_text())
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint, if any."""
+    found = _complete(folder)
+    return found[-1] if found else None
+
+
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, step: int, totals: Mapping[str, Any]
+) -> None:
+    """Save after `step` steps. Raises BenchError for a full disk; the previous one survives."""
+    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
+    if final.exists():
+        return
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        accelerator.save_state(str(temporary))
+        write_json(temporary / "totals.json", totals)
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        temporary.rename(final)
+        sync(folder)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        last = last_checkpoint(folder)
+        kept = f"the checkpoint of step {last.step} is kept" if last else "there is no earlier one"
+        raise BenchError(
+            f"the checkpoint of step {step} could not be saved: {error}; {kept}"
+        ) from error
+    for old in _complete(folder)[:-KEPT]:
+        shutil.rmtree(old.path)
+
+
+def _complete(folder: Path) -> list[Checkpoint]:
+    found = []
+    for path in folder.glob("step-*"):
+        match = re.fullmatch(r"step-(\d+)", path.name)
+        if match and (path / "totals.json").is_file():
+            found.append(Checkpoint(int(match.group(1)), path))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)

@@ -1,0 +1,188 @@
+"""The command line: parses and prints, decides nothing."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from bench.config import BenchError, ConfigError, Experiment, Runtime, experiment_from, one_line
+
+app = App(
+    name="bench",
+    help="The benchmark for selective on-policy distillation.",
+    version_flags=["--version"],
+)
+pairs_app = App(name="pairs", help="List the teacher-student pairs, or build an embedded one.")
+selectors_app = App(name="selectors", help="List the registered selectors, or show one.")
+app.command(pairs_app)
+app.command(selectors_app)
+
+Flat = Parameter(name="*")
+DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
+RunsDir = Annotated[Path, Parameter(help="Folder of the run folders.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]
+
+
+@app.command
+def run(
+    *,
+    experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
+    preset: Annotated[
+        str | None, Parameter(help="Named settings under the flags: paper (arXiv 2605.26844).")
+    ] = None,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
+    as_json: AsJson = False,
+) -> None:
+    """Distil a student on selected tokens and score it; resumes, or prints a finished run."""
+    from bench import report
+    from bench.run import run_experiment
+
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    record = run_experiment(experiment_from(given, preset), runtime)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        report.print_record(record)
+
+
+@app.command(name="eval")
+def evaluate(
+    path: str,
+    *,
+    tasks: Annotated[
+        tuple[str, ...], Parameter(help="lm-eval tasks of this project.", negative=())
+    ] = ("tiny_math",),
+    max_new_tokens: Annotated[int, Parameter(help="Cap on the length of a response.")] = 64,
+    limit: Annotated[int | None, Parameter(help="Only the first items of each task.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint: a run (its id or folder), a local model folder, or a hub id."""
+    from bench import report
+    from bench.evaluate import check_tasks
+    from bench.run import evaluate_checkpoint, scores_of
+
+    check_tasks(list(tasks))
+    where = str(runs_dir / path) if (runs_dir / path / "model").is_dir() else path
+    runtime = Runtime(runs_dir=runs_dir)
+    scores = scores_of(evaluate_checkpoint(where, tasks, runtime, max_new_tokens, limit))
+    if as_json:
+        print_json({"path": where, "scores": scores})
+    else:
+        report.print_scores({path: scores})
+
+
+@selectors_app.default
+def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+    """List the registered selectors with kind, needs, source and one line."""
+    from bench import report
+    from bench.registry import get_selector, selector_names
+
+    rows = [
+        {
+            "name": found.name,
+            "kind": found.kind,
+            "needs": list(found.needs),
+            "source": found.source,
+            "summary": found.summary,
+            "reads_sampled_token": found.reads_sampled_token,
+            "abstains": found.abstains,
+        }
+        for found in map(get_selector, selector_names())
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        report.print_selectors(rows)
+
+
+@selectors_app.command
+def show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Print a selector's docstring, parameters and an example."""
+    from bench import report
+    from bench.registry import get_selector
+
+    found = get_selector(name)
+    if as_json:
+        print_json(report.selector_page(found))
+    else:
+        report.print_selector(found)
+
+
+@pairs_app.default
+def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+    """List the teacher-student pairs."""
+    from bench import report
+    from bench.pairs import get_pair, pair_names
+
+    rows = [
+        {"name": p.name, "teacher": p.teacher, "student": p.student, "summary": p.summary}
+        for p in map(get_pair, pair_names())
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        report.print_pairs(rows)
+
+
+@pairs_app.command
+def build(
+    name: str,
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the new pair (default: pairs/NAME).")
+    ] = None,
+    style_share: Annotated[
+        float | None, Parameter(help="Share of steps that the teacher words its own way.")
+    ] = None,
+    seed: Annotated[int, Parameter(help="Seed of weights and problems.")] = 0,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Train an embedded pair from scratch; resumes. Use it with `bench run --pair FOLDER`."""
+    from bench.tiny import build_pair
+
+    folder = build_pair(name, out or Path("pairs") / name, style_share=style_share, seed=seed)
+    if as_json:
+        print_json({"pair": str(folder)})
+    else:
+        print(f"built {folder}; use it with: bench run --pair {folder}")
+
+
+def print_json(value: Mapping[str, Any] | list[Any]) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+    print()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 anything else."""
+    try:
+        app(
+            sys.argv[1:] if arguments is None else arguments,
+            exit_on_error=False,
+            print_error=False,
+        )
+    except CycloptsError as error:
+        cause = error.__cause__
+        fail(one_line(cause) if isinstance(cause, ValidationError) else str(error), 2)
+    except ValidationError as error:
+        fail(one_line(error), 2)
+    except BenchError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on from the last checkpoint", 3)
+
+
+def fail(message: str, code: int) -> None:
+    """One line on standard error, and the exit code."""
+    prefix = "bench: " if code == 3 else "bench: error: "
+    print(prefix + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+__all__ = ["ConfigError", "app", "main"]

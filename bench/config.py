@@ -1,0 +1,224 @@
+"""Experiment (every setting that can change the science; hashed) and Runtime (where and how fast).
+
+Each setting is written once, here: the flags of `bench run` are generated from these fields.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Scope = Literal["batch", "response"]
+Ties = Literal["hash", "earlier"]
+Normalize = Literal["selected", "all", "per_response"]
+Objective = Literal["reverse_kl", "forward_kl", "jsd", "sampled_reverse_kl"]
+Schedule = Literal["constant", "linear", "cosine"]
+Dtype = Literal["float32", "bfloat16"]
+Parameter = bool | int | float | str
+
+
+class BenchError(Exception):
+    """Something this package can explain in one line. The command line exits with 1."""
+
+    exit_code = 1
+
+
+class ConfigError(BenchError, ValueError):
+    """Bad input: names the field, the value and what is accepted. Exit code 2."""
+
+    exit_code = 2
+
+
+class Stopped(BenchError):
+    """Stopped on request after saving; the same command goes on from there. Exit code 3."""
+
+    exit_code = 3
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not in `known`: suggests the nearest and lists all."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"{kind}: unknown name {name!r};{hint} known: {', '.join(known)}")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise unknown_name(cls.__name__, str(key), cls.model_fields)
+        return data
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Settings from plain values. ConfigError names the field, the value, what is accepted."""
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ConfigError(one_line(error)) from None
+
+
+def one_line(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "literal_error":
+            near = get_close_matches(str(item["input"]), re.findall(r"'([^']+)'", message), n=1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        if not item["loc"]:
+            parts.append(message)
+            continue
+        field = ".".join(str(part) for part in item["loc"])
+        parts.append(
+            f"{field}: {item['input']!r} is not accepted: {message[0].lower()}{message[1:]}"
+        )
+    return "; ".join(parts)
+
+
+Keep = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Experiment(_Settings):
+    """Every setting that can change the science. Its canonical JSON names the run."""
+
+    pair: str = "tiny-qwen3"
+    """Teacher-student pair; `bench pairs` lists them."""
+    prompts: str = "arithmetic"
+    """Prompt set the student answers during training."""
+    selector: str = "teachability"
+    """Registered name, `module:function` or `file.py:function`."""
+    selector_params: dict[str, Parameter] = {}
+    """Parameters of the selector, as name=value."""
+    k: Count = 16
+    """Size K of the top-K sets that top-K signals are computed on."""
+    keep: Keep = 0.05
+    """Fraction of the sampled tokens to train on."""
+    scope: Scope = "batch"
+    """Spend the budget over the whole optimizer batch, or in each response."""
+    min_keep_per_response: CountOrZero = 0
+    """At least this many tokens of every response, by the same score; raises the realised keep."""
+    ties: Ties = "hash"
+    """Equal scores: a keyed hash orders them, or earlier positions win (an artefact to measure)."""
+    objective: Objective = "reverse_kl"
+    """Loss of a selected token."""
+    objective_params: dict[str, float] = {}
+    """Parameters of the objective, as name=value (jsd: beta)."""
+    normalize: Normalize = "selected"
+    """Denominator: selected tokens, all sampled tokens, or per-response means."""
+    steps: Count = 100
+    """Optimizer steps; the checkpoint reported is the last one."""
+    prompts_per_step: Count = 64
+    """Prompts in an optimizer batch."""
+    responses_per_prompt: Count = 1
+    """Responses sampled for each prompt."""
+    max_new_tokens: Count = 64
+    """Cap on the length of a response, in training and in evaluation."""
+    temperature: Positive = 1.0
+    """Temperature of the student's sampling in training (evaluation is greedy)."""
+    learning_rate: Positive = 3e-4
+    """Peak learning rate of AdamW."""
+    schedule: Schedule = "constant"
+    """Shape of the learning rate after warm-up; linear and cosine end at 0."""
+    warmup_steps: CountOrZero = 0
+    """Steps of linear warm-up."""
+    weight_decay: NonNegative = 0.0
+    """AdamW weight decay."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW first-moment decay."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW second-moment decay."""
+    gradient_clip: Positive = 1.0
+    """Largest global gradient norm."""
+    dtype: Dtype = "float32"
+    """Precision of the forward passes (divergences and master weights are always float32)."""
+    eval_tasks: tuple[str, ...] = ("tiny_math",)
+    """lm-eval tasks that score the untrained student, the trained student and the teacher."""
+    eval_every: CountOrZero = 0
+    """Evaluate every N steps during training for a learning curve; 0 turns it off."""
+    curve_tasks: tuple[str, ...] = ("tiny_math_tune",)
+    """lm-eval tasks of the learning curve; never the split that is reported."""
+    curve_items: Count = 256
+    """Items of each task of the learning curve."""
+    seed: CountOrZero = 0
+    """Seed of prompts, sampling, random scores and ties."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        accepted = {"jsd": {"beta"}}.get(self.objective, set())
+        for name, value in self.objective_params.items():
+            if name not in accepted:
+                takes = f"it takes {', '.join(sorted(accepted))}" if accepted else "it takes none"
+                raise ValueError(
+                    f"objective_params: {name!r} is not a parameter of {self.objective}; {takes}"
+                )
+            if not 0 < value < 1:
+                raise ValueError(f"objective_params: {name}={value} must lie strictly in (0, 1)")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"
+            )
+        if set(self.curve_tasks) & set(self.eval_tasks) and self.eval_every:
+            raise ValueError(
+                f"curve_tasks: {', '.join(self.curve_tasks)} shares a task with eval_tasks; "
+                "a learning curve on the reported split is leakage"
+            )
+        return self
+
+
+class Runtime(_Settings):
+    """Where and how fast: nothing here may change a result beyond floating-point rounding."""
+
+    runs_dir: Path = Path("runs")
+    """Folder of the run folders."""
+    rows: Path | None = None
+    """File that gains one line per finished run (default: rows.jsonl in the runs folder)."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    micro_batch: Count = 64
+    """Responses per forward and backward pass."""
+    rollout_batch: Count = 256
+    """Responses sampled at once."""
+    logit_chunk: Count = 4_194_304
+    """Logits (positions x vocabulary) held at once."""
+    eval_batch: Count = 256
+    """Items per evaluation batch."""
+    checkpoint_every: Count = 25
+    """Steps between checkpoints; the last two are kept."""
+    log_signals: tuple[str, ...] = ()
+    """Further signals whose means are logged (costs their computation)."""
+    progress: Literal["auto", "bar", "lines", "off"] = "auto"
+    """A live bar on a terminal, plain lines elsewhere."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "objective": "sampled_reverse_kl",
+        "normalize": "per_response",
+        "min_keep_per_response": 1,
+        "ties": "earlier",
+        "adam_beta2": 0.98,
+        "weight_decay": 0.1,
+    },
+}
+"""Named settings. `paper`: the regime of arXiv 2605.26844 (its learning rate, 1e-6, is for models
+of 1.7 B parameters and more and stays a flag)."""
+
+
+def experiment_from(values: Mapping[str, Any], preset: str | None = None) -> Experiment:
+    """An Experiment from a preset and the values given on top of it."""
+    if preset is not None and preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    return Experiment.parse({**(PRESETS[preset] if preset else {}), **values})

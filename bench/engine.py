@@ -1,0 +1,339 @@
+"""The training loop: rollout, signals, score, select, loss, step, in that order."""
+
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import get_scheduler
+
+from bench.budget import select_tokens
+from bench.checkpoints import last_checkpoint, save_checkpoint
+from bench.config import BenchError, Experiment, Runtime, Stopped
+from bench.models import LoadedPair
+from bench.objectives import token_scale
+from bench.passes import LossInputs, PassSettings, accumulate_loss, score_rollout
+from bench.plan import Plan
+from bench.population import quantiles
+from bench.progress import Progress
+from bench.records import peak_memory_bytes
+from bench.rollout import Rollout, sample_rollout
+from bench.signals import TokenSignals, base_signals, with_signals
+
+
+@dataclass
+class Totals:
+    """Sums over the steps of a run; saved with each checkpoint."""
+
+    sampled: int = 0
+    scored: int = 0
+    trained: int = 0
+    effective: float = 0.0
+    clipped_steps: int = 0
+    wall: float = 0.0
+    """Seconds spent training, over all sessions of a resumed run."""
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"rollout": 0.0, "teacher": 0.0, "score": 0.0, "loss": 0.0}
+    )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tokens a step trains on, and how much."""
+
+    selected_BT: Tensor
+    weight_BT: Tensor
+    effective_sample_size: float
+
+
+class Trainer:
+    """A pair, an optimizer and the step that joins them."""
+
+    def __init__(self, plan: Plan, loaded: LoadedPair, runtime: Runtime):
+        self.plan, self.experiment, self.runtime = plan, plan.experiment, runtime
+        self.accelerator = make_accelerator(self.experiment, runtime)
+        self.pair = loaded
+        self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
+        self.names = tuple(dict.fromkeys((*plan.selector.needs, *runtime.log_signals)))
+        student = loaded.student.to(self.accelerator.device)
+        self.teacher = loaded.teacher.to(self.accelerator.device)
+        optimizer = make_optimizer(student, self.experiment)
+        self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        self.schedule = make_schedule(optimizer, self.experiment)
+        self.accelerator.register_for_checkpointing(self.schedule)
+        self.totals = Totals()
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One update from step `step` (from 0); returns its line of metrics."""
+        timer = Timer(self.totals.seconds)
+        with self.accelerator.autocast():
+            with timer.phase("rollout"):
+                rollout = self.rollout(step)
+            signals, teacher_hidden_ND = self.signals(rollout, step, timer)
+            with timer.phase("score"):
+                selection = self.select(signals, rollout, step)
+            with timer.phase("loss"):
+                loss, grad_norm = self.update(rollout, selection, teacher_hidden_ND, step)
+        return self.metrics(step, rollout, signals, selection, loss, grad_norm, timer)
+
+    def rollout(self, step: int) -> Rollout:
+        experiment, pair = self.experiment, self.pair
+        prompts = self.plan.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
+        return sample_rollout(
+            self.student,
+            pair.tokenizer,
+            pair.vocabulary,
+            prompts,
+            samples=experiment.responses_per_prompt,
+            max_new_tokens=experiment.max_new_tokens,
+            temperature=experiment.temperature,
+            stop_ids=pair.student_stop_ids,
+            mask_stop=pair.stops_agree,
+            seed=experiment.seed,
+            step=step,
+            batch=self.runtime.rollout_batch,
+        )
+
+    def signals(
+        self, rollout: Rollout, step: int, timer: "Timer"
+    ) -> tuple[TokenSignals, Tensor | None]:
+        """Signals of the whole optimizer batch, and the teacher's hidden states if computed."""
+        scored = score_rollout(
+            self.student, self.teacher, rollout, self.pair.vocabulary, self.names,
+            self.experiment.k, self.settings,
+        )  # fmt: skip
+        for phase, seconds in scored.seconds.items():
+            timer.add(phase, seconds)
+        if scored.teacher_hidden_ND is not None:
+            self.totals.scored += int(rollout.mask_BT.sum())
+        base = base_signals(
+            rollout.token_BT, rollout.mask_BT,
+            seed=self.experiment.seed, step=step, row_key_B=rollout.row_key_B,
+        )  # fmt: skip
+        return with_signals(base, scored.values), scored.teacher_hidden_ND
+
+    def select(self, signals: TokenSignals, rollout: Rollout, step: int) -> Selection:
+        """Score every sampled token, then spend the budget once over the batch."""
+        experiment, selector = self.experiment, self.plan.selector
+        score_BT = selector(signals)
+        if selector.kind == "weight":
+            weight_BT = torch.where(signals.mask_BT, score_BT.float(), 0)
+            square = float(weight_BT.double().square().sum())
+            effective = float(weight_BT.double().sum()) ** 2 / square if square else 0.0
+            return Selection(weight_BT > 0, weight_BT, effective)
+        selected_BT = select_tokens(
+            score_BT,
+            signals.mask_BT,
+            keep=experiment.keep,
+            scope=experiment.scope,
+            min_keep_per_response=experiment.min_keep_per_response,
+            ties=experiment.ties,
+            seed=experiment.seed,
+            step=step,
+            row_key_B=rollout.row_key_B,
+            abstains=selector.abstains,
+        )
+        return Selection(selected_BT, selected_BT.float(), float(selected_BT.sum()))
+
+    def update(
+        self, rollout: Rollout, selection: Selection, teacher_hidden_ND: Tensor | None, step: int
+    ) -> tuple[float, float]:
+        """Gradient over the selection, clip, AdamW step. Nothing is updated if it is not finite."""
+        scale_BT = token_scale(selection.weight_BT, rollout.mask_BT, self.experiment.normalize)
+        inputs = LossInputs(
+            self.experiment.objective, self.experiment.objective_params, scale_BT, teacher_hidden_ND
+        )
+        loss, scored = accumulate_loss(
+            self.student, self.teacher, rollout, self.pair.vocabulary, inputs, self.settings,
+            self.accelerator.backward,
+        )  # fmt: skip
+        self.totals.scored += scored
+        limit = self.experiment.gradient_clip
+        norm = float(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))  # type: ignore[arg-type]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise BenchError(
+                f"step {step + 1}: loss {loss} and gradient norm {norm} are not finite"
+            )
+        self.totals.clipped_steps += norm > limit
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return loss, norm
+
+    def metrics(
+        self,
+        step: int,
+        rollout: Rollout,
+        signals: TokenSignals,
+        selection: Selection,
+        loss: float,
+        grad_norm: float,
+        timer: "Timer",
+    ) -> dict[str, Any]:
+        """The step's line of metrics.jsonl; adds the step to the totals."""
+        sampled, trained = int(rollout.mask_BT.sum()), int(selection.selected_BT.sum())
+        self.totals.sampled += sampled
+        self.totals.trained += trained
+        self.totals.effective += selection.effective_sample_size
+        return {
+            "step": step + 1,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "sampled_tokens": sampled,
+            "trained_tokens": trained,
+            "realised_keep": trained / sampled,
+            "effective_sample_size": selection.effective_sample_size,
+            "response_length": sampled / len(rollout.finish_reason_B),
+            "stop_rate": rollout.finish_reason_B.count("stop") / len(rollout.finish_reason_B),
+            "signals": summarise(signals, selection.selected_BT),
+            "seconds": timer.step,
+            "peak_memory_bytes": peak_memory_bytes(self.accelerator.device.type),
+        }
+
+
+def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_curve) -> Totals:
+    """All remaining steps, from the last checkpoint on. `evaluate_curve()` -> task -> mean.
+
+    Raises Stopped after saving when asked to stop, BenchError for a loss that is not finite.
+    """
+    experiment, folder, runtime = trainer.experiment, trainer.plan.folder, trainer.runtime
+    first = 0
+    if (checkpoint := last_checkpoint(folder.checkpoints)) is not None:
+        trainer.totals = Totals(**checkpoint.load(trainer.accelerator))
+        first = checkpoint.step
+    folder.cut_metrics(first)
+    progress.start("train", experiment.steps, first)
+    began = perf_counter() - trainer.totals.wall
+    for step in range(first, experiment.steps):
+        try:
+            line = trainer.step(step)
+        except BenchError as error:
+            raise type(error)(f"{error}{_last_good(trainer)}") from error
+        if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
+            line["evaluation"] = evaluate_curve()
+        folder.append_metrics(line)
+        progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
+        trainer.totals.wall = perf_counter() - began
+        last = step + 1 == experiment.steps
+        if last or stop.requested or (step + 1) % runtime.checkpoint_every == 0:
+            save_checkpoint(trainer.accelerator, folder.checkpoints, step + 1, vars(trainer.totals))
+        if stop.requested and not last:
+            raise Stopped(
+                f"stopped after step {step + 1} of {experiment.steps}, saved in {folder.path}; "
+                "the same command goes on from there"
+            )
+    return trainer.totals
+
+
+def _last_good(trainer: Trainer) -> str:
+    checkpoint = last_checkpoint(trainer.plan.folder.checkpoints)
+    return f"; the last good checkpoint is {checkpoint.path}" if checkpoint else ""
+
+
+def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
+    """Device and precision. Raises BenchError for a device that is not there."""
+    mixed = "bf16" if experiment.dtype == "bfloat16" else "no"
+    accelerator = Accelerator(mixed_precision=mixed, cpu=runtime.device == "cpu")
+    if runtime.device not in ("auto", accelerator.device.type):
+        raise BenchError(
+            f"device: {runtime.device!r} is not available here: {accelerator.device.type}"
+        )
+    return accelerator
+
+
+def make_optimizer(model: torch.nn.Module, experiment: Experiment) -> torch.optim.AdamW:
+    """AdamW; weight decay leaves out gains and biases."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=experiment.learning_rate,
+        betas=(experiment.adam_beta1, experiment.adam_beta2),
+        weight_decay=experiment.weight_decay,
+    )
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, experiment: Experiment):
+    """The learning rate over the steps: linear warm-up, then the named shape."""
+    name = {"constant": "constant_with_warmup"}.get(experiment.schedule, experiment.schedule)
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=experiment.warmup_steps,
+        num_training_steps=experiment.steps,
+    )
+
+
+def summarise(signals: TokenSignals, selected_BT: Tensor) -> dict[str, dict[str, float]]:
+    """Each computed (B, T) signal: mean over all and over selected tokens, and its 5-95 % range."""
+    summary = {}
+    for name, value_BT in signals.computed().items():
+        if value_BT.ndim != 2:
+            continue
+        low, high = quantiles(value_BT, signals.mask_BT, 0.05, 0.95)
+        summary[name] = {
+            "all": float(value_BT[signals.mask_BT].mean()),
+            "selected": float(value_BT[selected_BT].mean()) if selected_BT.any() else None,
+            "q05": low,
+            "q95": high,
+        }
+    return summary
+
+
+class Timer:
+    """Seconds of one step by phase, added to the run's as they pass."""
+
+    def __init__(self, totals: dict[str, float]):
+        self.totals = totals
+        self.step: dict[str, float] = dict.fromkeys(totals, 0.0)
+
+    def add(self, phase: str, seconds: float) -> None:
+        self.step[phase] += seconds
+        self.totals[phase] += seconds
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.add(name, perf_counter() - start)
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM: the first lets the step finish and be saved, a second stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def installed(self) -> Iterator["StopRequest"]:
+        """Handles the two signals; only the main thread can, elsewhere this does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise Stopped if asked to, where there is no step to finish."""
+        if self.requested:
+            raise Stopped("stopped before training; the same command goes on from there")
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.requested:
+            raise Stopped("stopped at once; the same command goes on from the last checkpoint")
+        self.requested = True

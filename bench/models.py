@@ -1,0 +1,195 @@
+"""Loading models, and what a teacher and a student must agree on: tokenizer, vocabulary, stops."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from bench.config import ConfigError
+from bench.pairs import Pair
+
+EXCLUDED_LOGIT = -1e4
+"""Logit of an id that left the vocabulary: probability exactly 0 in float32, yet 0 · log 0 = 0."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that both models share: the first `size`, without `excluded_ids`.
+
+    Padded rows of an embedding (Qwen2.5 up to 3B has 151,936 logits, 7B and larger 152,064, the
+    tokenizer fewer ids) and added tokens that differ leave both vocabularies before the softmax.
+    """
+
+    size: int
+    excluded_ids: tuple[int, ...] = ()
+
+    def cut(self, logit_NV: Tensor) -> Tensor:
+        """Logits over this vocabulary, (N, size)."""
+        logit_NV = logit_NV[..., : self.size]
+        if self.excluded_ids:
+            excluded = torch.tensor(self.excluded_ids, device=logit_NV.device)
+            logit_NV = logit_NV.index_fill(-1, excluded, EXCLUDED_LOGIT)
+        return logit_NV
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A pair in memory."""
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    student_stop_ids: tuple[int, ...]
+    teacher_stop_ids: tuple[int, ...]
+
+    @property
+    def stops_agree(self) -> bool:
+        """Where they do not, the stop position leaves the mask."""
+        return set(self.student_stop_ids) == set(self.teacher_stop_ids)
+
+
+def load_pair(pair: Pair) -> LoadedPair:
+    """Both models in float32, checked against each other.
+
+    Raises ConfigError for files that are missing or broken, tokenizers that differ, or stop tokens
+    that differ without the pair declaring them.
+    """
+    student, student_tokenizer = load_model(pair.student), load_tokenizer(pair.student)
+    teacher, teacher_tokenizer = load_model(pair.teacher), load_tokenizer(pair.teacher)
+    vocabulary = shared_vocabulary(pair.name, student_tokenizer, teacher_tokenizer)
+    for side, model in (("student", student), ("teacher", teacher)):
+        if model.config.vocab_size < vocabulary.size:
+            raise ConfigError(
+                f"pair {pair.name!r}: the {side} has {model.config.vocab_size} logits for a "
+                f"tokenizer of {vocabulary.size} ids"
+            )
+    stops = {
+        "student": stop_ids(student, student_tokenizer),
+        "teacher": stop_ids(teacher, teacher_tokenizer),
+    }
+    stops.update(pair.stop_ids)
+    if not pair.stop_ids and set(stops["student"]) != set(stops["teacher"]):
+        raise ConfigError(
+            f"pair {pair.name!r}: the student stops on {stops['student']}, the teacher on "
+            f"{stops['teacher']}; make them equal or declare stop_ids for both in the pair"
+        )
+    neutral_generation(student, student_tokenizer, stops["student"])
+    neutral_generation(teacher, teacher_tokenizer, stops["teacher"])
+    teacher.requires_grad_(False)
+    return LoadedPair(
+        student,
+        teacher,
+        student_tokenizer,
+        vocabulary,
+        tuple(stops["student"]),
+        tuple(stops["teacher"]),
+    )
+
+
+def load_model(path: str) -> PreTrainedModel:
+    """A causal language model, float32, evaluation mode. Raises ConfigError naming the path."""
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(
+            f"model {path!r} does not load: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    return model.eval()
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model. Raises ConfigError naming the path."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # tokenizers raises bare Exception for a broken file
+        raise ConfigError(
+            f"tokenizer {path!r} does not load: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if not tokenizer("0", add_special_tokens=False)["input_ids"]:
+        # Without files, transformers makes an empty tokenizer of the model's class.
+        raise ConfigError(f"tokenizer {path!r} has no vocabulary; is tokenizer.json missing?")
+    return tokenizer
+
+
+def neutral_generation(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...]
+) -> None:
+    """Replace the model's own generation defaults, which `generate` would fill in silently."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    model.generation_config = GenerationConfig(
+        eos_token_id=list(stops), pad_token_id=pad, do_sample=False
+    )
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens a model stops on: its generation config, else its config, else its tokenizer."""
+    generation = model.generation_config
+    for found in (
+        generation.eos_token_id if generation is not None else None,
+        model.config.eos_token_id,
+        tokenizer.eos_token_id,
+    ):
+        if found is not None:
+            return tuple(sorted({found} if isinstance(found, int) else {int(i) for i in found}))
+    raise ConfigError(f"model {model.name_or_path!r} names no stop token (eos_token_id)")
+
+
+def shared_vocabulary(
+    pair: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> Vocabulary:
+    """The ids both tokenizers share. Raises ConfigError where base vocabulary or merges differ."""
+    student_base, student_added = _vocabulary(student)
+    teacher_base, teacher_added = _vocabulary(teacher)
+    for part in ("vocab", "merges"):
+        if student_base.get(part) != teacher_base.get(part):
+            raise ConfigError(
+                f"pair {pair!r}: teacher and student tokenizers differ in their {part} "
+                f"({len(teacher_base.get(part) or ())} and {len(student_base.get(part) or ())} "
+                "entries); distillation compares token by token and needs one tokenizer"
+            )
+    ids = {**student_added, **teacher_added}
+    differ = [i for i in ids if student_added.get(i) != teacher_added.get(i)]
+    last = max([*_ids(student_base["vocab"]), *ids])
+    return Vocabulary(last + 1, tuple(sorted(differ)))
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], dict[int, str]]:
+    """(the model section of tokenizer.json, added tokens by id)."""
+    whole = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    return whole["model"], {token["id"]: token["content"] for token in whole["added_tokens"]}
+
+
+def _ids(vocab: Any) -> list[int]:
+    return list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
+
+
+def content_sha256(path: str) -> str:
+    """Hash of a local model folder's files; of the name and revision for a hub id."""
+    folder = Path(path)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        revision = getattr(AutoConfig.from_pretrained(path), "_commit_hash", None)
+        return hashlib.sha256(f"{path}@{revision}".encode()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"}:
+            digest.update(file.name.encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

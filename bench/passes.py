@@ -1,0 +1,226 @@
+"""The two passes over a rollout: scoring without gradient, and the loss over a fixed selection.
+
+Neither holds a (B, T, V) tensor: the backbone runs on micro-batches of responses, the head on
+chunks of positions. Position t of a response is predicted at index `prompt_length + t - 1` of its
+sequence; padding is on the right, where causal attention never looks.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bench.models import Vocabulary
+from bench.objectives import token_loss
+from bench.rollout import Rollout
+from bench.signals import STUDENT_ONLY, chunk_signals
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """How large the pieces are. Changes memory and speed, never a result."""
+
+    micro_batch: int
+    """Responses per backbone pass."""
+    logit_chunk: int
+    """Logits (positions x vocabulary) held at once."""
+
+    def positions(self, vocabulary: int) -> int:
+        return max(1, self.logit_chunk // vocabulary)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the scoring pass found for the N masked tokens, in row-major order."""
+
+    values: dict[str, Tensor]
+    teacher_hidden_ND: Tensor | None
+    """The teacher's last hidden states, when a signal needed them."""
+    seconds: dict[str, float]
+
+
+def score_rollout(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    rollout: Rollout,
+    vocabulary: Vocabulary,
+    names: Sequence[str],
+    k: int,
+    settings: PassSettings,
+) -> Scored:
+    """The named signals of every sampled token. Runs only the models that the names call for."""
+    needs_teacher = any(name not in STUDENT_ONLY for name in names)
+    seconds = {"score": 0.0, "teacher": 0.0}
+    if not names:
+        return Scored({}, None, seconds)
+    with torch.no_grad():
+        start = perf_counter()
+        teacher_ND = (
+            hidden_states(teacher, rollout, rollout.mask_BT, settings) if needs_teacher else None
+        )
+        middle = perf_counter()
+        student_ND = hidden_states(student, rollout, rollout.mask_BT, settings)
+        token_N = rollout.token_BT[rollout.mask_BT]
+        pieces: list[dict[str, Tensor]] = []
+        for piece in _chunks(token_N.numel(), settings.positions(vocabulary.size)):
+            student_NV = head_logits(student, student_ND[piece], vocabulary)
+            teacher_NV = (
+                head_logits(teacher, teacher_ND[piece], vocabulary)
+                if teacher_ND is not None
+                else None
+            )
+            pieces.append(chunk_signals(student_NV, teacher_NV, token_N[piece], names, k))
+    values = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
+    seconds = {"teacher": middle - start, "score": perf_counter() - middle}
+    return Scored(values, teacher_ND, seconds)
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """A fixed selection and its scale: the loss is Σ scale · token loss over the global batch."""
+
+    objective: str
+    objective_params: Mapping[str, float]
+    scale_BT: Tensor
+    teacher_hidden_ND: Tensor | None
+
+
+def accumulate_loss(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    rollout: Rollout,
+    vocabulary: Vocabulary,
+    inputs: LossInputs,
+    settings: PassSettings,
+    backward: Callable[[Tensor], None],
+) -> tuple[float, int]:
+    """Back-propagates the loss in micro-batches; returns it and the positions the teacher scored.
+
+    Responses with nothing selected are skipped, and so is the tail after the last selected token.
+    """
+    # NaN-proof: a weight of 0 skips the token, it does not multiply it.
+    active_BT = inputs.scale_BT > 0
+    scale_N, token_N = inputs.scale_BT[active_BT], rollout.token_BT[active_BT]
+    teacher_ND, scored = inputs.teacher_hidden_ND, 0
+    if teacher_ND is not None:
+        teacher_ND = teacher_ND[active_BT[rollout.mask_BT]]
+    else:
+        with torch.no_grad():
+            teacher_ND = hidden_states(teacher, rollout, active_BT, settings)
+        scored = token_N.numel()
+    chunk = settings.positions(vocabulary.size)
+    total = 0.0
+    for rows_M, batch_N in _micro_batches(active_BT, settings.micro_batch):
+        hidden_ND = _backbone(student, rollout, rows_M, active_BT)
+        loss = ChunkedLoss.apply(
+            hidden_ND,
+            head_weight(student),
+            lambda student_NV, piece, batch_N=batch_N: (
+                scale_N[batch_N][piece]
+                * token_loss(
+                    inputs.objective,
+                    vocabulary.cut(student_NV),
+                    head_logits(teacher, teacher_ND[batch_N][piece], vocabulary),
+                    token_N[batch_N][piece],
+                    inputs.objective_params,
+                )
+            ),
+            chunk,
+        )
+        backward(loss)
+        total += float(loss.detach())
+    return total, scored
+
+
+def head_logits(model: PreTrainedModel, hidden_ND: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """logits over the shared vocabulary, (N, V); only its rows of the head are multiplied."""
+    weight_VD = head_weight(model)[: vocabulary.size]
+    return vocabulary.cut(torch.nn.functional.linear(hidden_ND, weight_VD))
+
+
+def head_weight(model: PreTrainedModel) -> Tensor:
+    """weight_VD of the output layer (the embedding itself where they are tied)."""
+    return model.get_output_embeddings().weight  # type: ignore[union-attr]
+
+
+def hidden_states(
+    model: PreTrainedModel, rollout: Rollout, wanted_BT: Tensor, settings: PassSettings
+) -> Tensor:
+    """hidden_ND that predicts the wanted tokens, in row-major order, without gradient."""
+    width = model.config.hidden_size
+    count = int(wanted_BT.sum())
+    hidden_ND = torch.empty(0)
+    for rows_M, batch_N in _micro_batches(wanted_BT, settings.micro_batch):
+        found = _backbone(model, rollout, rows_M, wanted_BT)
+        if not hidden_ND.numel():
+            hidden_ND = found.new_empty(count, width)
+        hidden_ND[batch_N] = found
+    return hidden_ND
+
+
+def _micro_batches(wanted_BT: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(rows, places of their wanted tokens among all wanted ones); rows of like length together."""
+    count_B = wanted_BT.sum(1)
+    end_B = (wanted_BT * torch.arange(1, wanted_BT.shape[1] + 1, device=wanted_BT.device)).amax(1)
+    order_B = torch.argsort(end_B, descending=True, stable=True)
+    order_B = order_B[count_B[order_B] > 0]
+    first_B = count_B.cumsum(0) - count_B
+    for start in range(0, order_B.numel(), size):
+        rows_M = order_B[start : start + size]
+        places = [torch.arange(int(first_B[r]), int(first_B[r] + count_B[r])) for r in rows_M]
+        yield rows_M, torch.cat(places).to(wanted_BT.device)
+
+
+def _backbone(
+    model: PreTrainedModel, rollout: Rollout, rows_M: Tensor, wanted_BT: Tensor
+) -> Tensor:
+    """hidden_ND at the indices that predict the rows' wanted tokens, row after row."""
+    row_N, position_N = wanted_BT[rows_M].nonzero(as_tuple=True)
+    index_N = rollout.prompt_length_B[rows_M][row_N] + position_N - 1
+    length = int(index_N.max()) + 1
+    output = model.base_model(
+        input_ids=rollout.sequence_BL[rows_M, :length], attention_mask=None, use_cache=False
+    )
+    return output.last_hidden_state[row_N, index_N]
+
+
+def _chunks(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, start + size)
+
+
+class ChunkedLoss(torch.autograd.Function):
+    """Σ loss over positions, with the head's logits held for one chunk at a time.
+
+    The gradient of each chunk is taken during the forward pass, so that memory is that of one chunk
+    and of the gradients themselves, and the backward pass only scales them.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, loss_of, chunk):  # type: ignore[override]
+        """loss_of(logit_NV, piece) -> loss_N of a chunk; returns their sum, float32."""
+        total = torch.zeros((), device=hidden_ND.device)
+        grad_hidden_ND = torch.empty_like(hidden_ND)
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        for piece in _chunks(hidden_ND.shape[0], chunk):
+            with torch.enable_grad():
+                hidden = hidden_ND[piece].detach().requires_grad_()
+                weight = weight_VD.detach().requires_grad_(grad_weight_VD is not None)
+                loss = loss_of(torch.nn.functional.linear(hidden, weight), piece).sum()
+            if grad_weight_VD is None:
+                (grad_hidden_ND[piece],) = torch.autograd.grad(loss, (hidden,))
+            else:
+                grad_hidden_ND[piece], grad = torch.autograd.grad(loss, (hidden, weight))
+                grad_weight_VD += grad
+            total += loss.detach()
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad_total):  # type: ignore[override]
+        grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
+        scaled = grad_weight_VD * grad_total if grad_weight_VD is not None else None
+        return grad_hidden_ND * grad_total, scaled, None, None

@@ -1,0 +1,80 @@
+"""Experiment -> Plan: names looked up, values settled, and the run's identity. Trains nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.config import ConfigError, Experiment, Runtime, unknown_name
+from bench.evaluate import check_tasks
+from bench.models import content_sha256
+from bench.pairs import Pair, get_pair
+from bench.prompts import PromptSet, get_prompts
+from bench.records import RunFolder, digest8
+from bench.registry import Selector, get_selector
+from bench.signals import SIGNAL_NAMES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked experiment. Equal experiments on equal files give equal run ids."""
+
+    experiment: Experiment
+    selector: Selector
+    pair: Pair
+    prompts: PromptSet
+    points_to: dict[str, Any]
+    """Hashes of what the experiment names but does not hold: rule, models, tokenizers."""
+    run_id: str
+    folder: RunFolder
+
+
+def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
+    """Check everything that can be checked before a model is loaded. Raises ConfigError."""
+    pair = get_pair(experiment.pair)
+    prompts = get_prompts(experiment.prompts)
+    selector = get_selector(experiment.selector, **experiment.selector_params)
+    experiment = _settle_keep(experiment, selector)
+    check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
+    for name in runtime.log_signals:
+        if name not in SIGNAL_NAMES:
+            raise unknown_name("log_signals", name, SIGNAL_NAMES)
+    points_to = {
+        "selector": selector.code_sha256(),
+        "teacher": content_sha256(pair.teacher),
+        "student": content_sha256(pair.student),
+    }
+    identity = {"experiment": identity_of(experiment), "points_to": points_to}
+    slug = _slug(experiment.selector)
+    run_id = f"{slug}-keep{experiment.keep:g}-s{experiment.seed}-{digest8(identity)}"
+    folder = RunFolder(runtime.runs_dir / run_id)
+    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder)
+
+
+def identity_of(experiment: Experiment) -> dict[str, Any]:
+    """What names a run: every field, but a local pair or rule by its content, not its path."""
+    values = experiment.model_dump(mode="json")
+    if Path(experiment.pair).is_dir():
+        values["pair"] = "local"
+    place, _, function = experiment.selector.rpartition(":")
+    if place.endswith(".py"):
+        values["selector"] = f"{Path(place).name}:{function}"
+    return values
+
+
+def _settle_keep(experiment: Experiment, selector: Selector) -> Experiment:
+    """A rule that spends no budget of the user's has keep 1, whatever the default is."""
+    fixed = 1.0 if selector.kind == "weight" else selector.keep
+    if fixed is None or experiment.keep == fixed:
+        return experiment
+    if "keep" in experiment.model_fields_set:
+        raise ConfigError(
+            f"keep: {experiment.keep} is not accepted with selector {selector.name!r}, "
+            f"which always trains on keep={fixed:g} of the tokens"
+        )
+    return experiment.model_copy(update={"keep": fixed})
+
+
+def _slug(selector: str) -> str:
+    """A selector's name as part of a folder's name."""
+    text = selector.rpartition(":")[2]
+    return "".join(c if c.isalnum() or c in "_.-" else "-" for c in text)[:60]

@@ -1,0 +1,59 @@
+"""Statistics over the sampled tokens of a batch: quantiles, ranks and the normalisations of scores.
+
+Only tokens under the mask count; values off the mask come back as 0. Imports no sibling.
+"""
+
+import torch
+from torch import Tensor
+
+NEUTRAL = 0.5
+"""What every token becomes when the population has no spread: neutral in products and soft-ORs."""
+
+SMALLEST_RANGE = 1e-5
+"""A quantile range under this is rounding noise, not signal."""
+
+
+def quantiles(x_BT: Tensor, mask_BT: Tensor, *probabilities: float) -> list[float]:
+    """Quantiles over the mask, linear interpolation; torch.quantile stops at 16 M values."""
+    sorted_N = x_BT[mask_BT].sort().values
+    if not sorted_N.numel():
+        return [float("nan")] * len(probabilities)
+    values = []
+    for probability in probabilities:
+        place = probability * (sorted_N.numel() - 1)
+        low = int(place)
+        high = min(low + 1, sorted_N.numel() - 1)
+        at_low, at_high = float(sorted_N[low]), float(sorted_N[high])
+        values.append(at_low + (place - low) * (at_high - at_low))
+    return values
+
+
+def _scaled(x_BT: Tensor, mask_BT: Tensor, low: float, high: float) -> Tensor:
+    if not mask_BT.any() or high - low < SMALLEST_RANGE:
+        return torch.full_like(x_BT, NEUTRAL).masked_fill(~mask_BT, 0)
+    return ((x_BT - low) / (high - low)).clamp(0, 1).masked_fill(~mask_BT, 0)
+
+
+def norm_q05(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """clip((x - Q05)/(Q95 - Q05), 0, 1), float, in [0, 1]. Source: arXiv 2605.26844."""
+    return _scaled(x_BT, mask_BT, *quantiles(x_BT, mask_BT, 0.05, 0.95))
+
+
+def norm_minmax(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """(x - min)/(max - min), float, in [0, 1]. Source: arXiv 2604.14084."""
+    return _scaled(x_BT, mask_BT, *quantiles(x_BT, mask_BT, 0.0, 1.0))
+
+
+def percentile_rank(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Average rank in [0, 1]: 0 the lowest, 1 the highest, ties share the mean of their ranks."""
+    value_N = x_BT[mask_BT]
+    _, group_N, count_G = value_N.unique(return_inverse=True, return_counts=True)
+    first_G = count_G.cumsum(0) - count_G
+    rank_N = (first_G + (count_G - 1) / 2)[group_N]
+    rank_BT = torch.zeros(x_BT.shape, dtype=torch.float64, device=x_BT.device)
+    rank_BT[mask_BT] = (
+        rank_N.double() / (value_N.numel() - 1)
+        if value_N.numel() > 1
+        else rank_N.double() + NEUTRAL
+    )
+    return rank_BT.to(x_BT.dtype)

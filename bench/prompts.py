@@ -1,0 +1,51 @@
+"""Prompt sets: what the student answers during training."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.arithmetic import Split, make_problem, prompt_text
+from bench.config import unknown_name
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. `text` is exactly what the model is fed; `id` is stable across runs."""
+
+    id: str
+    text: str
+    answer: str
+    split: str
+
+
+class PromptSet(Protocol):
+    """A source of training prompts."""
+
+    def draw(self, step: int, count: int, seed: int) -> list[Prompt]:
+        """The prompts of step `step` (from 0): a function of the arguments alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The embedded task: unlimited word problems, disjoint by problem from `tune` and `eval`."""
+
+    split: Split = "train"
+
+    def draw(self, step: int, count: int, seed: int) -> list[Prompt]:
+        problems = [make_problem(self.split, step * count + i, seed) for i in range(count)]
+        return [Prompt(p.id, prompt_text(p), p.answer, p.split) for p in problems]
+
+
+_PROMPT_SETS: dict[str, PromptSet] = {"arithmetic": Arithmetic()}
+
+
+def prompt_set_names() -> list[str]:
+    """The names that `get_prompts` knows."""
+    return list(_PROMPT_SETS)
+
+
+def get_prompts(name: str) -> PromptSet:
+    """The prompt set of this name. Raises ConfigError for an unknown one, with the nearest."""
+    if name not in _PROMPT_SETS:
+        raise unknown_name("prompts", name, _PROMPT_SETS)
+    return _PROMPT_SETS[name]

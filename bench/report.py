@@ -1,0 +1,136 @@
+"""Records and lists as tables for a person to read. Prints only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.records import RunRecord
+from bench.registry import Selector
+
+WHO = ("untrained", "trained", "teacher")
+PHASES = ("rollout", "teacher", "score", "loss", "evaluate", "total")
+
+
+def console() -> Console:
+    """Standard output; as wide as the terminal, or wide enough for a log."""
+    found = Console()
+    return found if found.is_terminal else Console(width=120)
+
+
+def print_record(record: RunRecord) -> None:
+    """The run's verdict: accuracies, tokens, seconds, memory and where everything is."""
+    out, experiment = console(), record.experiment
+    title = (
+        f"{experiment['selector']} at keep {experiment['keep']:g} on {experiment['pair']}, "
+        f"seed {experiment['seed']}, {experiment['steps']} steps"
+    )
+    out.print(score_table(title, {who: record.scores[who] for who in WHO}))
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    tokens = record.tokens
+    facts.add_row(
+        "tokens",
+        f"{tokens['sampled']:,} sampled, {tokens['scored']:,} scored by the teacher, "
+        f"{tokens['trained']:,} trained on",
+    )
+    facts.add_row("realised keep", f"{record.realised_keep:.4f}")
+    if record.effective_sample_size is not None:
+        facts.add_row("effective sample size", f"{record.effective_sample_size:,.0f} tokens")
+    facts.add_row("seconds", ", ".join(f"{p} {record.seconds[p]:.1f}" for p in PHASES))
+    facts.add_row("peak memory", f"{record.peak_memory_bytes / 2**20:,.0f} MiB")
+    facts.add_row("run folder", escape(record.folder))
+    out.print(facts)
+    for task, change in record.change.items():
+        out.print(f"[bold]verdict[/bold]  {task}: {verdict(change)}")
+
+
+def verdict(change: Mapping[str, Any]) -> str:
+    """One sentence: the paired change on the same items, and what it does and does not show."""
+    low, high = change["ci95"]
+    word = "better than" if low > 0 else "worse than" if high < 0 else "tied with"
+    return (
+        f"trained is {word} untrained, {100 * change['mean']:+.1f} points "
+        f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}; {change['n']} paired items, "
+        "one seed)"
+    )
+
+
+def print_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:
+    console().print(score_table("evaluation", scores))
+
+
+def score_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row per model and task."""
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("model", "task"):
+        table.add_column(name, overflow="fold")
+    for name in ("accuracy %", "95 % interval", "n", "no answer %", "cut off %", "tokens"):
+        table.add_column(name, justify="right")
+    for who, by_task in scores.items():
+        for task, score in by_task.items():
+            low, high = score["ci95"]
+            table.add_row(
+                escape(who),
+                task,
+                f"{100 * score['mean']:.1f}",
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                f"{score['n']:,}",
+                f"{100 * score['parse_failure_rate']:.1f}",
+                f"{100 * score['truncation_rate']:.1f}",
+                f"{score['mean_response_tokens']:.1f}",
+            )
+    return table
+
+
+def print_selectors(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table("name", "kind", "keeps", "needs", "source")
+    for row in rows:
+        needs = ", ".join(row["needs"]) or "nothing"
+        table.add_row(
+            row["name"], row["kind"], escape(row["summary"]), needs, escape(row["source"])
+        )
+    console().print(table)
+
+
+def selector_page(selector: Selector) -> dict[str, Any]:
+    """Everything `bench selectors show` says."""
+    import inspect
+
+    parameters = selector.parameters()
+    example = f"bench run --selector {selector.name}"
+    if parameters:
+        name, default = next(iter(parameters.items()))
+        example += f" --selector-params {name}={default}"
+    if selector.keep is None and selector.kind == "score":
+        example += " --keep 0.05"
+    return {
+        "name": selector.name,
+        "kind": selector.kind,
+        "needs": list(selector.needs),
+        "source": selector.source,
+        "summary": selector.summary,
+        "docstring": inspect.getdoc(selector.rule) or "",
+        "parameters": parameters,
+        "reads_sampled_token": selector.reads_sampled_token,
+        "abstains": selector.abstains,
+        "example": example,
+    }
+
+
+def print_selector(selector: Selector) -> None:
+    page, out = selector_page(selector), console()
+    out.print(f"[bold]{selector.name}[/bold]  ({selector.kind})")
+    out.print(escape(page["docstring"]), highlight=False)
+    out.print(f"\nneeds       {', '.join(page['needs']) or 'nothing'}", highlight=False)
+    named = ", ".join(f"{name}={default!r}" for name, default in page["parameters"].items())
+    out.print(f"parameters  {escape(named) or 'none'}", highlight=False)
+    out.print(f"example     {escape(page['example'])}", highlight=False)
+
+
+def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table("name", "what it is", "teacher", "student")
+    for row in rows:
+        table.add_row(row["name"], escape(row["summary"]), row["teacher"], row["student"])
+    console().print(table)

@@ -1,0 +1,274 @@
+"""Experiment -> RunRecord: baselines, training, evaluation, record and result row."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bench.config import BenchError, Experiment, Runtime
+from bench.engine import StopRequest, Totals, Trainer, train
+from bench.evaluate import TaskResult, evaluate
+from bench.models import (
+    load_model,
+    load_pair,
+    load_tokenizer,
+    neutral_generation,
+    stop_ids,
+)
+from bench.plan import Plan, make_plan
+from bench.progress import Progress, open_progress
+from bench.records import (
+    RunRecord,
+    append_row,
+    digest8,
+    peak_memory_bytes,
+    provenance,
+    sync,
+    write_json,
+)
+from bench.stats import mean_estimate, paired_difference
+
+Results = dict[str, TaskResult]
+"""task -> result, of one model."""
+
+EVALUATION_CODE = ("tasks", "arithmetic.py", "evaluate.py")
+"""What a cached baseline depends on besides the model."""
+
+
+def run_experiment(experiment: Experiment, runtime: Runtime | None = None) -> RunRecord:
+    """Run an experiment to its record, from wherever it stands: absent, incomplete or done.
+
+    Raises ConfigError for bad input, Stopped when interrupted after saving, BenchError otherwise.
+    """
+    runtime = runtime or Runtime()
+    plan = make_plan(experiment, runtime)
+    with plan.folder.lock(), open_progress(runtime.progress) as progress:
+        if plan.folder.state != "done":
+            with StopRequest().installed() as stop:
+                _run(plan, runtime, progress, stop)
+        record = plan.folder.read_record()
+        append_row(runtime.rows or runtime.runs_dir / "rows.jsonl", _row(plan, record))
+        return record
+
+
+def _run(plan: Plan, runtime: Runtime, progress: Progress, stop: StopRequest) -> None:
+    experiment, folder = plan.experiment, plan.folder
+    loaded = load_pair(plan.pair)
+    folder.create(experiment.model_dump(mode="json"), plan.points_to)
+    torch.manual_seed(experiment.seed)
+    trainer = Trainer(plan, loaded, runtime)
+    examiner = Examiner(runtime, experiment.max_new_tokens, folder.log, progress)
+    results = {
+        "untrained": examiner.cached(
+            loaded.student, loaded.tokenizer, experiment.eval_tasks,
+            loaded.student_stop_ids, plan.points_to["student"], "untrained",
+        ),
+        "teacher": examiner.cached(
+            loaded.teacher, loaded.tokenizer, experiment.eval_tasks,
+            loaded.teacher_stop_ids, plan.points_to["teacher"], "teacher",
+        ),
+    }  # fmt: skip
+    stop.check()
+
+    def curve() -> dict[str, float]:
+        found = examiner.examine(
+            loaded.student, loaded.tokenizer, experiment.curve_tasks, loaded.student_stop_ids,
+            "curve", limit=experiment.curve_items,
+        )  # fmt: skip
+        return {task: result.mean for task, result in found.items()}
+
+    totals = train(trainer, progress, stop, curve)
+    save_model(loaded.student, loaded.tokenizer, folder.model)
+    results["trained"] = examiner.examine(
+        loaded.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids, "trained"
+    )
+    write_json(
+        folder.path / "evaluations.json",
+        {who: {task: r.to_json() for task, r in found.items()} for who, found in results.items()},
+    )
+    folder.write_record(_record(plan, totals, results, examiner.seconds, trainer))
+
+
+class Examiner:
+    """Scores models on tasks, counts the seconds, and keeps baselines by content."""
+
+    def __init__(self, runtime: Runtime, max_new_tokens: int, log: Path | None, progress: Progress):
+        self.runtime, self.max_new_tokens = runtime, max_new_tokens
+        self.log, self.progress = log, progress
+        self.seconds = 0.0
+
+    def examine(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Sequence[str],
+        stops: tuple[int, ...],
+        label: str,
+        limit: int | None = None,
+    ) -> Results:
+        start = perf_counter()
+        phases: set[str] = set()
+
+        def report(task: str, done: int, total: int) -> None:
+            if task not in phases:
+                phases.add(task)
+                self.progress.start(f"evaluate {label} on {task}", total)
+            self.progress.update(done)
+
+        results = evaluate(
+            model,
+            tokenizer,
+            tasks,
+            stop_ids=stops,
+            batch_size=self.runtime.eval_batch,
+            max_new_tokens=self.max_new_tokens,
+            limit=limit,
+            log_file=self.log,
+            progress=report if label != "curve" else None,
+        )
+        self.seconds += perf_counter() - start
+        return results
+
+    def cached(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Sequence[str],
+        stops: tuple[int, ...],
+        sha256: str,
+        label: str,
+    ) -> Results:
+        """The results of a model that no run changes, evaluated once per content and task."""
+        results = {}
+        for task in tasks:
+            key = digest8(
+                {
+                    "model": sha256,
+                    "task": task,
+                    "code": evaluation_code_sha256(),
+                    "max_new_tokens": self.max_new_tokens,
+                    "stops": sorted(stops),
+                }
+            )
+            file = self.runtime.runs_dir / "baselines" / f"{label}-{task}-{key}.json"
+            if file.is_file():
+                results[task] = TaskResult.from_json(json.loads(file.read_text()))
+                continue
+            results |= self.examine(model, tokenizer, [task], stops, label)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, results[task].to_json())
+        return results
+
+
+def evaluation_code_sha256() -> str:
+    """Hash of the task files and of the code that scores them."""
+    digest = hashlib.sha256()
+    for name in EVALUATION_CODE:
+        path = Path(__file__).parent / name
+        files = [path] if path.is_file() else sorted(path.glob("*.[py]*"))
+        for file in files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The final checkpoint, which transformers loads by itself; whole or not there at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            sync(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise BenchError(f"the model could not be saved in {folder}: {error}") from error
+
+
+def evaluate_checkpoint(
+    path: str, tasks: Sequence[str], runtime: Runtime, max_new_tokens: int, limit: int | None = None
+) -> Results:
+    """Score any local or hub checkpoint, or the trained model of a run folder.
+
+    Raises ConfigError for a path that holds no model.
+    """
+    inside = Path(path) / "model"
+    where = str(inside) if inside.is_dir() else path
+    model, tokenizer = load_model(where), load_tokenizer(where)
+    stops = stop_ids(model, tokenizer)
+    neutral_generation(model, tokenizer, stops)
+    with open_progress(runtime.progress) as progress:
+        examiner = Examiner(runtime, max_new_tokens, None, progress)
+        return examiner.examine(model, tokenizer, tasks, stops, Path(path).name, limit)
+
+
+def scores_of(results: Results) -> dict[str, dict[str, Any]]:
+    """task -> mean, n, ci95 and the rates that qualify it."""
+    scores = {}
+    for task, result in results.items():
+        estimate = mean_estimate(result.score_I)
+        scores[task] = {
+            "mean": estimate.mean,
+            "n": estimate.n,
+            "ci95": list(estimate.ci95),
+            "metric": result.metric,
+            "parse_failure_rate": result.parse_failure_rate,
+            "truncation_rate": result.truncation_rate,
+            "mean_response_tokens": result.mean_response_tokens,
+        }
+    return scores
+
+
+def _record(
+    plan: Plan,
+    totals: Totals,
+    results: Mapping[str, Results],
+    evaluate_seconds: float,
+    trainer: Trainer,
+) -> RunRecord:
+    change = {}
+    for task, after in results["trained"].items():
+        found = paired_difference(after.score_I, results["untrained"][task].score_I)
+        change[task] = {"mean": found.mean, "n": found.n, "ci95": list(found.ci95)}
+    device = trainer.accelerator.device.type
+    weighted = plan.selector.kind == "weight"
+    return RunRecord(
+        run_id=plan.run_id,
+        experiment=plan.experiment.model_dump(mode="json"),
+        scores={who: scores_of(found) for who, found in results.items()},
+        change=change,
+        curve=plan.folder.curve(),
+        tokens={
+            "sampled": totals.sampled, "scored": totals.scored, "trained": totals.trained,
+        },
+        realised_keep=totals.trained / totals.sampled,
+        effective_sample_size=totals.effective if weighted else None,
+        clipped_step_share=totals.clipped_steps / plan.experiment.steps,
+        seconds={
+            **totals.seconds,
+            "evaluate": evaluate_seconds,
+            "total": totals.wall + evaluate_seconds,
+        },
+        peak_memory_bytes=peak_memory_bytes(device),
+        provenance=provenance(device),
+        folder=str(plan.folder.path),
+    )  # fmt: skip
+
+
+def _row(plan: Plan, record: RunRecord) -> dict[str, Any]:
+    """The record with per-item scores, as rows.jsonl holds it."""
+    evaluations = json.loads((plan.folder.path / "evaluations.json").read_text())
+    row = record.model_dump(mode="json")
+    row["items"] = {
+        who: {task: result["score_I"] for task, result in found.items()}
+        for who, found in evaluations.items()
+    }
+    return row

@@ -1,0 +1,289 @@
+"""TokenSignals, and how each signal is computed from two chunks of logits.
+
+p is the student's next-token distribution, q the teacher's, y the sampled token, K the top-K size.
+Everything is float32, without gradient, in nats, and computed position by position: a chunk of N
+positions gives `[N]` or `[N, K]` statistics, so no (B, T, V) tensor is ever needed.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from bench import population
+from bench.keys import RowKeys, keyed_uniform
+
+_ABSENT = cast(Tensor, None)
+"""The value of a signal that was not asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSignals:
+    """What a selector may read. A signal that it does not declare in `needs` is None.
+
+    The first five fields are always there; the others are (B, T), or (B, T, K) with the best entry
+    first, and 0 off the mask.
+    """
+
+    mask_BT: Tensor
+    """bool: the student sampled this token (no prompt, padding, or anything after the stop)."""
+    token_BT: Tensor
+    """int64: the sampled token y."""
+    position_BT: Tensor
+    """int64: position in the response, from 0."""
+    length_B: Tensor
+    """int64 (B,): sampled tokens of the response."""
+    uniform_BT: Tensor
+    """float32 in [0, 1), keyed by (seed, step, response, position): the only randomness allowed."""
+
+    student_logprob_BT: Tensor = _ABSENT
+    """log p(y)."""
+    teacher_logprob_BT: Tensor = _ABSENT
+    """log q(y)."""
+    student_entropy_BT: Tensor = _ABSENT
+    """H(p) = -Σ p log p."""
+    teacher_entropy_BT: Tensor = _ABSENT
+    """H(q) = -Σ q log q."""
+    reverse_kl_BT: Tensor = _ABSENT
+    """KL(p‖q) = Σ p (log p - log q)."""
+    forward_kl_BT: Tensor = _ABSENT
+    """KL(q‖p) = Σ q (log q - log p)."""
+    jsd_BT: Tensor = _ABSENT
+    """½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2."""
+    hellinger_BT: Tensor = _ABSENT
+    """(1/√2) ‖√p - √q‖, in [0, 1]."""
+    total_variation_BT: Tensor = _ABSENT
+    """½ Σ |p - q|, in [0, 1]."""
+    student_topk_id_BTK: Tensor = _ABSENT
+    """int64: the student's top-K ids S."""
+    student_topk_logprob_BTK: Tensor = _ABSENT
+    """log p on S."""
+    teacher_topk_id_BTK: Tensor = _ABSENT
+    """int64: the teacher's top-K ids T."""
+    teacher_topk_logprob_BTK: Tensor = _ABSENT
+    """log q on T."""
+    teacher_logprob_on_student_topk_BTK: Tensor = _ABSENT
+    """log q on S."""
+    student_logprob_on_teacher_topk_BTK: Tensor = _ABSENT
+    """log p on T."""
+    teacher_mass_on_student_topk_BT: Tensor = _ABSENT
+    """C = Σ_S q, exact, in [0, 1]."""
+    student_mass_on_student_topk_BT: Tensor = _ABSENT
+    """P_S = Σ_S p, in [0, 1]."""
+
+    def norm_q05(self, x_BT: Tensor) -> Tensor:
+        """x clipped to its 5 % and 95 % quantiles and scaled to [0, 1], over the sampled tokens."""
+        return population.norm_q05(x_BT, self.mask_BT)
+
+    def norm_minmax(self, x_BT: Tensor) -> Tensor:
+        """x scaled to [0, 1] by its least and greatest value over the sampled tokens."""
+        return population.norm_minmax(x_BT, self.mask_BT)
+
+    def percentile_rank(self, x_BT: Tensor) -> Tensor:
+        """Rank of x in [0, 1] among the sampled tokens, ties averaged."""
+        return population.percentile_rank(x_BT, self.mask_BT)
+
+    def only(self, names: Iterable[str]) -> "TokenSignals":
+        """The same signals with all but the named ones absent."""
+        keep = {*BASE_SIGNALS, *names}
+        return replace(
+            self, **{name: _ABSENT for name in (*BASE_SIGNALS, *_FORMULAS) if name not in keep}
+        )
+
+    def computed(self) -> dict[str, Tensor]:
+        """The signals that were asked for, by name."""
+        found = {name: getattr(self, name) for name in _FORMULAS}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Chunk:
+    """Log-probabilities of N positions, and what several signals share. All float32."""
+
+    def __init__(
+        self, student_logit_NV: Tensor, teacher_logit_NV: Tensor | None, token_N: Tensor, k: int
+    ):
+        vocabulary = student_logit_NV.shape[-1]
+        if k > vocabulary:
+            raise ValueError(f"k: {k} is larger than the vocabulary ({vocabulary})")
+        self.student_logprob_NV = torch.log_softmax(student_logit_NV.float(), -1)
+        self._teacher_logit_NV = teacher_logit_NV
+        self.token_N1 = token_N[:, None]
+        self.k = k
+
+    @cached_property
+    def teacher_logprob_NV(self) -> Tensor:
+        if self._teacher_logit_NV is None:
+            raise ValueError("a signal of the teacher was asked for without the teacher's logits")
+        return torch.log_softmax(self._teacher_logit_NV.float(), -1)
+
+    @cached_property
+    def student_NV(self) -> Tensor:
+        return self.student_logprob_NV.exp()
+
+    @cached_property
+    def teacher_NV(self) -> Tensor:
+        return self.teacher_logprob_NV.exp()
+
+    @cached_property
+    def log_ratio_NV(self) -> Tensor:
+        """log p - log q."""
+        return self.student_logprob_NV - self.teacher_logprob_NV
+
+    @cached_property
+    def student_topk(self) -> tuple[Tensor, Tensor]:
+        """(log p on S, S), best first."""
+        value_NK, id_NK = self.student_logprob_NV.topk(self.k, -1)
+        return value_NK, id_NK
+
+    @cached_property
+    def teacher_topk(self) -> tuple[Tensor, Tensor]:
+        """(log q on T, T), best first."""
+        value_NK, id_NK = self.teacher_logprob_NV.topk(self.k, -1)
+        return value_NK, id_NK
+
+    @cached_property
+    def teacher_logprob_on_student_topk_NK(self) -> Tensor:
+        return self.teacher_logprob_NV.gather(-1, self.student_topk[1])
+
+    def jsd_N(self) -> Tensor:
+        mixture_NV = torch.logaddexp(self.student_logprob_NV, self.teacher_logprob_NV)
+        mixture_NV -= torch.log(torch.tensor(2.0))
+        to_student_N = _dot(self.student_NV, self.student_logprob_NV - mixture_NV)
+        to_teacher_N = _dot(self.teacher_NV, self.teacher_logprob_NV - mixture_NV)
+        return 0.5 * (to_student_N + to_teacher_N)
+
+    def hellinger_N(self) -> Tensor:
+        # √p = exp(½ log p) keeps the tails that p itself has lost to rounding.
+        root_NV = (0.5 * self.student_logprob_NV).exp() - (0.5 * self.teacher_logprob_NV).exp()
+        return (0.5 * root_NV.square().sum(-1)).sqrt()
+
+
+def _dot(x_NV: Tensor, y_NV: Tensor) -> Tensor:
+    return torch.linalg.vecdot(x_NV, y_NV)
+
+
+_FORMULAS: dict[str, Callable[[Chunk], Tensor]] = {
+    "student_logprob_BT": lambda c: c.student_logprob_NV.gather(-1, c.token_N1)[:, 0],
+    "teacher_logprob_BT": lambda c: c.teacher_logprob_NV.gather(-1, c.token_N1)[:, 0],
+    "student_entropy_BT": lambda c: -_dot(c.student_NV, c.student_logprob_NV),
+    "teacher_entropy_BT": lambda c: -_dot(c.teacher_NV, c.teacher_logprob_NV),
+    "reverse_kl_BT": lambda c: _dot(c.student_NV, c.log_ratio_NV),
+    "forward_kl_BT": lambda c: -_dot(c.teacher_NV, c.log_ratio_NV),
+    "jsd_BT": Chunk.jsd_N,
+    "hellinger_BT": Chunk.hellinger_N,
+    "total_variation_BT": lambda c: 0.5 * (c.student_NV - c.teacher_NV).abs().sum(-1),
+    "student_topk_id_BTK": lambda c: c.student_topk[1],
+    "student_topk_logprob_BTK": lambda c: c.student_topk[0],
+    "teacher_topk_id_BTK": lambda c: c.teacher_topk[1],
+    "teacher_topk_logprob_BTK": lambda c: c.teacher_topk[0],
+    "teacher_logprob_on_student_topk_BTK": lambda c: c.teacher_logprob_on_student_topk_NK,
+    "student_logprob_on_teacher_topk_BTK": lambda c: c.student_logprob_NV.gather(
+        -1, c.teacher_topk[1]
+    ),
+    "teacher_mass_on_student_topk_BT": lambda c: c.teacher_logprob_on_student_topk_NK.exp().sum(-1),
+    "student_mass_on_student_topk_BT": lambda c: c.student_topk[0].exp().sum(-1),
+}
+
+SIGNAL_NAMES: tuple[str, ...] = tuple(_FORMULAS)
+"""The signals a selector may declare in `needs`."""
+
+BASE_SIGNALS: tuple[str, ...] = tuple(
+    field.name for field in fields(TokenSignals) if field.name not in _FORMULAS
+)
+"""The fields every selector has without declaring them."""
+
+STUDENT_ONLY = frozenset(name for name in _FORMULAS if "teacher" not in name) - {
+    "reverse_kl_BT",
+    "forward_kl_BT",
+    "jsd_BT",
+    "hellinger_BT",
+    "total_variation_BT",
+}
+"""Signals that cost no pass of the teacher."""
+
+
+def chunk_signals(
+    student_logit_NV: Tensor,
+    teacher_logit_NV: Tensor | None,
+    token_N: Tensor,
+    names: Iterable[str],
+    k: int,
+) -> dict[str, Tensor]:
+    """The named signals of N positions: `[N]` or `[N, K]`, float32 (ids int64), detached.
+
+    Both logits end at the shared real vocabulary. Raises ValueError for a K beyond the vocabulary.
+    """
+    with torch.no_grad():
+        chunk = Chunk(student_logit_NV, teacher_logit_NV, token_N, k)
+        return {name: _FORMULAS[name](chunk) for name in names}
+
+
+def base_signals(
+    token_BT: Tensor, mask_BT: Tensor, *, seed: int, step: int, row_key_B: RowKeys | None
+) -> TokenSignals:
+    """The five fields that need no logits."""
+    rows, positions = mask_BT.shape
+    position_BT = torch.arange(positions, device=mask_BT.device).expand(rows, positions)
+    return TokenSignals(
+        mask_BT=mask_BT,
+        token_BT=token_BT.masked_fill(~mask_BT, 0),
+        position_BT=position_BT,
+        length_B=mask_BT.sum(1),
+        uniform_BT=keyed_uniform(
+            seed, "selector", step, row_key_B, (rows, positions), device=mask_BT.device
+        ),
+    )
+
+
+def with_signals(base: TokenSignals, values: dict[str, Tensor]) -> TokenSignals:
+    """`base` with the signals of its N masked tokens, in row-major order, put back in (B, T)."""
+    spread = {}
+    for name, value_N in values.items():
+        full_BT = value_N.new_zeros((*base.mask_BT.shape, *value_N.shape[1:]))
+        full_BT[base.mask_BT] = value_N
+        spread[name] = full_BT
+    return replace(base, **spread)
+
+
+def signals_from_logits(
+    student_logits_BTV: Tensor,
+    teacher_logits_BTV: Tensor,
+    token_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    k: int = 16,
+    seed: int = 0,
+    step: int = 0,
+    row_key_B: RowKeys | None = None,
+) -> TokenSignals:
+    """All signals from dense logits, for tests, notebooks and one's own trainer.
+
+    student_logits_BTV, teacher_logits_BTV
+                 float (B, T, V) over the same vocabulary, already shifted: `token_BT[b, t]` was
+                 sampled from the distribution in `student_logits_BTV[b, t]`.
+    token_BT     int64 (B, T).  mask_BT: bool (B, T), True where the student sampled the token.
+    k            size of the top-K sets.
+    row_key_B    one key per response; the row number when not given.
+
+    Raises ValueError for shapes or dtypes that do not fit.
+    """
+    if student_logits_BTV.shape != teacher_logits_BTV.shape:
+        raise ValueError(
+            f"student and teacher logits differ in shape: {tuple(student_logits_BTV.shape)} and "
+            f"{tuple(teacher_logits_BTV.shape)}; cut both to the shared vocabulary first"
+        )
+    if student_logits_BTV.shape[:2] != mask_BT.shape or token_BT.shape != mask_BT.shape:
+        raise ValueError(
+            f"logits {tuple(student_logits_BTV.shape)}, token_BT {tuple(token_BT.shape)} and "
+            f"mask_BT {tuple(mask_BT.shape)} do not share (B, T)"
+        )
+    if mask_BT.dtype != torch.bool:
+        raise ValueError(f"mask_BT: {mask_BT.dtype} is not bool")
+    base = base_signals(token_BT, mask_BT, seed=seed, step=step, row_key_B=row_key_B)
+    values = chunk_signals(
+        student_logits_BTV[mask_BT], teacher_logits_BTV[mask_BT], token_BT[mask_BT], SIGNAL_NAMES, k
+    )
+    return with_signals(base, values)
