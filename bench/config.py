@@ -146,6 +146,8 @@ class Experiment(_Settings):
     """Precision of the forward passes (divergences and master weights are always float32)."""
     eval_tasks: tuple[str, ...] = ("tiny_math",)
     """lm-eval tasks that score the untrained student, the trained student and the teacher."""
+    eval_items: Count | None = None
+    """Only the first items of each evaluation task; all of them when not given."""
     eval_every: CountOrZero = 0
     """Evaluate every N steps during training for a learning curve; 0 turns it off."""
     curve_tasks: tuple[str, ...] = ("tiny_math_tune",)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from transformers import get_scheduler
 
@@ -24,6 +25,7 @@ from bench.plan import Plan
 from bench.population import quantiles
 from bench.progress import Progress
 from bench.records import peak_memory_bytes
+from bench.registry import SelectorError
 from bench.rollout import Rollout, sample_rollout
 from bench.signals import TokenSignals, base_signals, with_signals
 
@@ -80,7 +82,7 @@ class Trainer:
             with timer.phase("score"):
                 selection = self.select(signals, rollout, step)
             with timer.phase("loss"):
-                loss, grad_norm = self.update(rollout, selection, teacher_hidden_ND, step)
+                loss, grad_norm = self.update(rollout, selection, teacher_hidden_ND)
         return self.metrics(step, rollout, signals, selection, loss, grad_norm, timer)
 
     def rollout(self, step: int) -> Rollout:
@@ -128,22 +130,25 @@ class Trainer:
             square = float(weight_BT.double().square().sum())
             effective = float(weight_BT.double().sum()) ** 2 / square if square else 0.0
             return Selection(weight_BT > 0, weight_BT, effective)
-        selected_BT = select_tokens(
-            score_BT,
-            signals.mask_BT,
-            keep=experiment.keep,
-            scope=experiment.scope,
-            min_keep_per_response=experiment.min_keep_per_response,
-            ties=experiment.ties,
-            seed=experiment.seed,
-            step=step,
-            row_key_B=rollout.row_key_B,
-            abstains=selector.abstains,
-        )
+        try:
+            selected_BT = select_tokens(
+                score_BT,
+                signals.mask_BT,
+                keep=experiment.keep,
+                scope=experiment.scope,
+                min_keep_per_response=experiment.min_keep_per_response,
+                ties=experiment.ties,
+                seed=experiment.seed,
+                step=step,
+                row_key_B=rollout.row_key_B,
+                abstains=selector.abstains,
+            )
+        except ValueError as error:
+            raise SelectorError(f"selector {selector.name!r}: {error}") from error
         return Selection(selected_BT, selected_BT.float(), float(selected_BT.sum()))
 
     def update(
-        self, rollout: Rollout, selection: Selection, teacher_hidden_ND: Tensor | None, step: int
+        self, rollout: Rollout, selection: Selection, teacher_hidden_ND: Tensor | None
     ) -> tuple[float, float]:
         """Gradient over the selection, clip, AdamW step. Nothing is updated if it is not finite."""
         scale_BT = token_scale(selection.weight_BT, rollout.mask_BT, self.experiment.normalize)
@@ -159,7 +164,7 @@ class Trainer:
         norm = float(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))  # type: ignore[arg-type]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise BenchError(
-                f"step {step + 1}: loss {loss} and gradient norm {norm} are not finite"
+                f"loss {loss} and gradient norm {norm} are not finite"
             )
         self.totals.clipped_steps += norm > limit
         self.optimizer.step()
@@ -216,7 +221,7 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
         try:
             line = trainer.step(step)
         except BenchError as error:
-            raise type(error)(f"{error}{_last_good(trainer)}") from error
+            raise type(error)(f"step {step + 1}: {error}{_last_good(trainer)}") from error
         if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
             line["evaluation"] = evaluate_curve()
         folder.append_metrics(line)
@@ -241,6 +246,8 @@ def _last_good(trainer: Trainer) -> str:
 def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
     """Device and precision. Raises BenchError for a device that is not there."""
     mixed = "bf16" if experiment.dtype == "bfloat16" else "no"
+    # accelerate holds the precision of the first Accelerator for the whole process.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed, cpu=runtime.device == "cpu")
     if runtime.device not in ("auto", accelerator.device.type):
         raise BenchError(

@@ -230,16 +230,21 @@ def _respond(
     report(0, len(rows))
     for first in range(0, len(rows), decoding.batch_size):
         batch = rows[first : first + decoding.batch_size]
-        generated = _generate(model, [prompt_ids[row] for row in batch], pad_id, decoding)
+        generated = _generate(
+            model, [prompt_ids[row] for row in batch], pad_id, len(tokenizer), decoding
+        )
         response_ids.update(zip(batch, generated, strict=True))
         report(len(response_ids), len(rows))
     return [_read(tokenizer, response_ids[row], decoding) for row in range(len(rows))]
 
 
 def _generate(
-    model: Any, prompt_ids: list[list[int]], pad_id: int, decoding: _Decoding
+    model: Any, prompt_ids: list[list[int]], pad_id: int, vocabulary: int, decoding: _Decoding
 ) -> list[list[int]]:
-    """Token ids after each prompt; a row's first stop token ends it, the rest is padding."""
+    """Token ids after each prompt; a row's first stop token ends it, the rest is padding.
+
+    Padded rows of the head, beyond the tokenizer's `vocabulary`, are no tokens: never generated.
+    """
     import torch
 
     width = max(len(ids) for ids in prompt_ids)
@@ -255,6 +260,7 @@ def _generate(
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=list(decoding.stop_ids),
         pad_token_id=pad_id,
+        suppress_tokens=list(range(vocabulary, model.config.vocab_size)) or None,
         num_beams=1,
         repetition_penalty=1.0,
         use_cache=True,

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -87,8 +86,6 @@ def load_pair(pair: Pair) -> LoadedPair:
             f"pair {pair.name!r}: the student stops on {stops['student']}, the teacher on "
             f"{stops['teacher']}; make them equal or declare stop_ids for both in the pair"
         )
-    neutral_generation(student, student_tokenizer, stops["student"])
-    neutral_generation(teacher, teacher_tokenizer, stops["teacher"])
     teacher.requires_grad_(False)
     return LoadedPair(
         student,
@@ -127,16 +124,6 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def neutral_generation(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...]
-) -> None:
-    """Replace the model's own generation defaults, which `generate` would fill in silently."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    model.generation_config = GenerationConfig(
-        eos_token_id=list(stops), pad_token_id=pad, do_sample=False
-    )
-
-
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens a model stops on: its generation config, else its config, else its tokenizer."""
     generation = model.generation_config
@@ -163,10 +150,10 @@ def shared_vocabulary(
                 f"({len(teacher_base.get(part) or ())} and {len(student_base.get(part) or ())} "
                 "entries); distillation compares token by token and needs one tokenizer"
             )
-    ids = {**student_added, **teacher_added}
-    differ = [i for i in ids if student_added.get(i) != teacher_added.get(i)]
-    last = max([*_ids(student_base["vocab"]), *ids])
-    return Vocabulary(last + 1, tuple(sorted(differ)))
+    added = {**student_added, **teacher_added}
+    differ = {i for i in added if student_added.get(i) != teacher_added.get(i)}
+    size = max({*_ids(student_base["vocab"]), *added} - differ) + 1
+    return Vocabulary(size, tuple(sorted(i for i in differ if i < size)))
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], dict[int, str]]:

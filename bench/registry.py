@@ -12,7 +12,8 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -169,6 +170,8 @@ def _number(value: Any, kind: type) -> Any:
 
 
 _REGISTRY: dict[str, Selector] = {}
+_filing: dict[str, Selector] = _REGISTRY
+"""Where `@selector` files: the registry, or a dict of its own while a user's file is loaded."""
 
 
 def selector(
@@ -200,15 +203,15 @@ def selector(
             raise unknown_name(f"selector {name!r}: needs", need, SIGNAL_NAMES)
 
     def file(rule: Rule) -> Rule:
-        taken = _REGISTRY.get(name)
+        taken = _filing.get(name)
         if taken is not None and not _same_place(taken.rule, rule):
             raise SelectorError(
                 f"selector {name!r} is registered twice: in {taken.rule.__module__} "
                 f"and in {rule.__module__}"
             )
-        _REGISTRY[name] = Selector(
-            name, rule, tuple(needs), kind, abstains, reads_sampled_token, keep
-        )
+        found = Selector(name, rule, tuple(needs), kind, abstains, reads_sampled_token, keep)
+        _filing[name] = found
+        rule.__dict__["selector"] = found
         return rule
 
     return file
@@ -218,6 +221,17 @@ def _same_place(one: Rule, other: Rule) -> bool:
     """The same definition loaded again (a file run twice) is no clash."""
     place = [(rule.__qualname__, inspect.getsourcefile(rule)) for rule in (one, other)]
     return place[0] == place[1]
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """File what is loaded apart: a rule named by its place may be called what it likes."""
+    global _filing
+    before, _filing = _filing, {}
+    try:
+        yield
+    finally:
+        _filing = before
 
 
 @cache
@@ -251,18 +265,19 @@ def get_selector(name: str, **params: Any) -> Selector:
 
 def _load(name: str) -> Selector:
     place, _, function = name.rpartition(":")
-    module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
+    with _aside():
+        module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
     rule = getattr(module, function, None)
     if not callable(rule):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise unknown_name(f"selector {name!r}: function", function, known)
-    for found in _REGISTRY.values():
-        if found.rule is rule:
-            return found
-    raise SelectorError(
-        f"selector {name!r}: {function} has no @selector(...) line, which declares the signals "
-        "it reads"
-    )
+    found = vars(rule).get("selector")
+    if not isinstance(found, Selector):
+        raise SelectorError(
+            f"selector {name!r}: {function} has no @selector(...) line, which declares the "
+            "signals it reads"
+        )
+    return found
 
 
 def _import(place: str) -> ModuleType:

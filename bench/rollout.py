@@ -1,6 +1,7 @@
 """student + prompts -> Rollout: on-policy samples, each random number keyed by its position."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,10 +102,21 @@ def sample_rollout(
                 seed, "rollout", step, keys[rows], (len(keys[rows]), max_new_tokens), device=device
             )
             sampler = KeyedSampler(uniform_BT, vocabulary, temperature)
-            token_BT = _generate(model, prompt_tokens[rows], sampler, stop_ids, max_new_tokens)
+            with no_generation_defaults(model):
+                token_BT = _generate(model, prompt_tokens[rows], sampler, stop_ids, max_new_tokens)
             logprob_BT = torch.stack(sampler.logprob_TB, 1)
             responses += zip(token_BT, logprob_BT, strict=True)
     return _assemble(prompt_tokens, prompt_ids, keys, responses, stop_ids, mask_stop)
+
+
+@contextmanager
+def no_generation_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """`generate` fills whatever is unset from the model's own generation_config: hide it."""
+    before, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _generate(
@@ -115,7 +127,7 @@ def _generate(
     max_new_tokens: int,
 ) -> Tensor:
     """token_BT, left to the caller to cut at the first stop."""
-    pad = model.generation_config.pad_token_id  # type: ignore[union-attr]
+    pad = stop_ids[0]  # masked wherever it stands
     longest = max(len(ids) for ids in prompt_tokens)
     rows = [[pad] * (longest - len(ids)) + ids for ids in prompt_tokens]
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_tokens]

@@ -14,13 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bench.config import BenchError, Experiment, Runtime
 from bench.engine import StopRequest, Totals, Trainer, train
 from bench.evaluate import TaskResult, evaluate
-from bench.models import (
-    load_model,
-    load_pair,
-    load_tokenizer,
-    neutral_generation,
-    stop_ids,
-)
+from bench.models import load_model, load_pair, load_tokenizer, stop_ids
 from bench.plan import Plan, make_plan
 from bench.progress import Progress, open_progress
 from bench.records import (
@@ -64,14 +58,15 @@ def _run(plan: Plan, runtime: Runtime, progress: Progress, stop: StopRequest) ->
     torch.manual_seed(experiment.seed)
     trainer = Trainer(plan, loaded, runtime)
     examiner = Examiner(runtime, experiment.max_new_tokens, folder.log, progress)
+    items = experiment.eval_items
     results = {
         "untrained": examiner.cached(
             loaded.student, loaded.tokenizer, experiment.eval_tasks,
-            loaded.student_stop_ids, plan.points_to["student"], "untrained",
+            loaded.student_stop_ids, plan.points_to["student"], "untrained", items,
         ),
         "teacher": examiner.cached(
             loaded.teacher, loaded.tokenizer, experiment.eval_tasks,
-            loaded.teacher_stop_ids, plan.points_to["teacher"], "teacher",
+            loaded.teacher_stop_ids, plan.points_to["teacher"], "teacher", items,
         ),
     }  # fmt: skip
     stop.check()
@@ -79,15 +74,16 @@ def _run(plan: Plan, runtime: Runtime, progress: Progress, stop: StopRequest) ->
     def curve() -> dict[str, float]:
         found = examiner.examine(
             loaded.student, loaded.tokenizer, experiment.curve_tasks, loaded.student_stop_ids,
-            "curve", limit=experiment.curve_items,
+            "curve", experiment.curve_items,
         )  # fmt: skip
         return {task: result.mean for task, result in found.items()}
 
     totals = train(trainer, progress, stop, curve)
     save_model(loaded.student, loaded.tokenizer, folder.model)
     results["trained"] = examiner.examine(
-        loaded.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids, "trained"
-    )
+        loaded.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids,
+        "trained", items,
+    )  # fmt: skip
     write_json(
         folder.path / "evaluations.json",
         {who: {task: r.to_json() for task, r in found.items()} for who, found in results.items()},
@@ -143,6 +139,7 @@ class Examiner:
         stops: tuple[int, ...],
         sha256: str,
         label: str,
+        limit: int | None = None,
     ) -> Results:
         """The results of a model that no run changes, evaluated once per content and task."""
         results = {}
@@ -154,13 +151,14 @@ class Examiner:
                     "code": evaluation_code_sha256(),
                     "max_new_tokens": self.max_new_tokens,
                     "stops": sorted(stops),
+                    "limit": limit,
                 }
             )
             file = self.runtime.runs_dir / "baselines" / f"{label}-{task}-{key}.json"
             if file.is_file():
                 results[task] = TaskResult.from_json(json.loads(file.read_text()))
                 continue
-            results |= self.examine(model, tokenizer, [task], stops, label)
+            results |= self.examine(model, tokenizer, [task], stops, label, limit)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, results[task].to_json())
         return results
@@ -204,7 +202,6 @@ def evaluate_checkpoint(
     where = str(inside) if inside.is_dir() else path
     model, tokenizer = load_model(where), load_tokenizer(where)
     stops = stop_ids(model, tokenizer)
-    neutral_generation(model, tokenizer, stops)
     with open_progress(runtime.progress) as progress:
         examiner = Examiner(runtime, max_new_tokens, None, progress)
         return examiner.examine(model, tokenizer, tasks, stops, Path(path).name, limit)

@@ -63,9 +63,9 @@ def readme_text(name: str, card: dict) -> str:
         "",
         "## Recipe",
         "",
-        "Cross-entropy on response tokens, AdamW, linear warm-up; the teacher decays along a"
-        " cosine, the student keeps its learning rate and stops at the first evaluation on `tune`"
-        f" that reaches {percent(recipe['student']['stop_at'])}.",
+        "Cross-entropy on response tokens, AdamW, linear warm-up; the teacher's learning"
+        " rate falls at the end, the student keeps its own and stops at the first evaluation on"
+        f" `tune` that reaches {percent(recipe['student']['stop_at'])}.",
         "",
         row("", "teacher", "student"),
         row("---", "---:", "---:"),

@@ -6,7 +6,6 @@ the run's own small seed, so the two streams are different.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 from collections.abc import Callable
@@ -38,7 +37,7 @@ class ModelRecipe:
     """One model: its shape, its wording, and how it is pre-trained.
 
     `stop_at` (accuracy on `eval_problems` problems of `tune`) ends training at the first evaluation
-    that reaches it; None trains all `steps` with a cosine decay to `final_lr_share`.
+    that reaches it; None trains all `steps` and lowers the learning rate towards the end.
     """
 
     width: int
@@ -51,6 +50,7 @@ class ModelRecipe:
     steps: int
     learning_rate: float = 3e-3
     final_lr_share: float = 0.05
+    decay_share: float = 0.4
     warmup_steps: int = 50
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
@@ -164,13 +164,16 @@ def greedy_accuracy(
 
 
 def learning_rate_at(step: int, recipe: ModelRecipe) -> float:
-    """Linear warm-up, then constant (stopped early) or cosine down to `final_lr_share`."""
+    """Linear warm-up, then constant, then linear down to `final_lr_share` over `decay_share`.
+
+    A model with a stop rule (`stop_at`) never decays: it does not know where it will stop.
+    """
     warm = min(1.0, (step + 1) / recipe.warmup_steps)
     if recipe.stop_at is not None:
         return recipe.learning_rate * warm
-    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-    floor = recipe.final_lr_share
-    return recipe.learning_rate * warm * (floor + (1 - floor) * cosine)
+    decay_steps = recipe.decay_share * recipe.steps
+    left = min(1.0, (recipe.steps - step) / decay_steps)
+    return recipe.learning_rate * warm * max(recipe.final_lr_share, left)
 
 
 def train(

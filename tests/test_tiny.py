@@ -190,14 +190,21 @@ def test_the_student_stops_at_the_first_evaluation_that_meets_its_target(tmp_pat
     assert (trained["student"]["steps"], trained["teacher"]["steps"]) == (1, 3)
 
 
-def test_a_folder_of_another_build_is_refused(tmp_path):
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     quiet = lambda *_: None  # noqa: E731
     recipe = tiny_recipe("tiny-qwen3", steps=1)
     build_pair("tiny-qwen3", tmp_path, recipe=recipe, progress=quiet)
+    before = (tmp_path / "build.json").stat().st_mtime_ns
+    build_pair("tiny-qwen3", tmp_path, recipe=recipe, progress=quiet)
+    assert (tmp_path / "build.json").stat().st_mtime_ns == before  # complete: left as it is
     with pytest.raises(ValueError, match="another build"):
         build_pair("tiny-qwen3", tmp_path, recipe=recipe, seed=1, progress=quiet)
     with pytest.raises(ValueError, match=r"style_share must lie in \[0, 1\]"):
         build_pair("tiny-qwen3", tmp_path, style_share=1.5, progress=quiet)
+    (tmp_path / "build.json").unlink()
+    with pytest.raises(ValueError, match="not empty"):
+        build_pair("tiny-qwen3", tmp_path, recipe=recipe, progress=quiet)
+    assert (tmp_path / "teacher" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="known are tiny-qwen3"):
         build_pair("tiny-qwen4", tmp_path, progress=quiet)
 

@@ -1,0 +1,323 @@
+"""The training loop: equal experiments give equal numbers, whatever is cut or interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from small_pair import pair_folder
+
+from bench.checkpoints import last_checkpoint
+from bench.config import BenchError, Experiment, Runtime, Stopped
+from bench.engine import StopRequest, Trainer, train
+from bench.models import load_pair
+from bench.plan import make_plan
+from bench.progress import Progress
+from bench.run import run_experiment
+
+SMALL = {"prompts_per_step": 6, "max_new_tokens": 10, "steps": 3, "eval_items": 8, "k": 8}
+QUIET = {"device": "cpu", "progress": "off"}
+
+
+def experiment(**values) -> Experiment:
+    return Experiment.parse({"pair": str(pair_folder()), **SMALL, **values})
+
+
+def trainer(tmp_path, runtime=None, **values) -> Trainer:
+    runtime = Runtime.parse({"runs_dir": tmp_path, **QUIET, **(runtime or {})})
+    plan = make_plan(experiment(**values), runtime)
+    plan.folder.create({}, {})
+    return Trainer(plan, load_pair(plan.pair), runtime)
+
+
+def weights(found: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in found.student.named_parameters()}
+
+
+def run_steps(found: Trainer) -> list[dict]:
+    return [found.step(step) for step in range(found.experiment.steps)]
+
+
+def metrics_lines(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def without_costs(record) -> dict:
+    values = record.model_dump() if not isinstance(record, dict) else dict(record)
+    for name in ("seconds", "peak_memory_bytes", "provenance", "folder"):
+        del values[name]
+    return values
+
+
+def test_the_same_experiment_gives_the_same_numbers_to_the_last_bit(tmp_path):
+    one, other = trainer(tmp_path / "a"), trainer(tmp_path / "b")
+    first, second = run_steps(one), run_steps(other)
+    for line, again in zip(first, second, strict=True):
+        for name in ("loss", "grad_norm", "signals", "trained_tokens", "response_length"):
+            assert line[name] == again[name]
+    assert same(weights(one), weights(other))
+
+
+@pytest.mark.parametrize(
+    "selector", ["random", "entropy", "teachability", "abs_gap", "tip", "first"]
+)
+@pytest.mark.parametrize("normalize", ["selected", "per_response"])
+def test_every_selector_at_keep_1_is_plain_distillation(tmp_path, selector, normalize):
+    plain = trainer(tmp_path / "full", selector="full", normalize=normalize, steps=2)
+    other = trainer(tmp_path / "other", selector=selector, keep=1.0, normalize=normalize, steps=2)
+    losses = [line["loss"] for line in run_steps(plain)]
+    assert [line["loss"] for line in run_steps(other)] == losses
+    assert same(weights(plain), weights(other))
+
+
+def test_memory_settings_change_neither_selection_nor_numbers(tmp_path):
+    whole = trainer(tmp_path / "a", selector="teachability", keep=0.3)
+    pieces = trainer(
+        tmp_path / "b", {"micro_batch": 2, "rollout_batch": 4, "logit_chunk": 2000},
+        selector="teachability", keep=0.3,
+    )  # fmt: skip
+    for one, other in zip(run_steps(whole), run_steps(pieces), strict=True):
+        assert other["trained_tokens"] == one["trained_tokens"]
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_what_is_logged_cannot_change_the_run(tmp_path):
+    plain = trainer(tmp_path / "a", selector="random")
+    logged = trainer(tmp_path / "b", {"log_signals": ("forward_kl_BT",)}, selector="random")
+    one, other = run_steps(plain), run_steps(logged)
+    assert one[0]["signals"] == {}
+    assert other[0]["signals"]["forward_kl_BT"]["all"] > 0
+    assert [line["trained_tokens"] for line in one] == [line["trained_tokens"] for line in other]
+    assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in other])
+
+
+def test_the_budget_is_spent_over_the_whole_batch(tmp_path):
+    found = trainer(tmp_path, selector="entropy", keep=0.13)
+    for line in run_steps(found):
+        assert line["trained_tokens"] == -(-13 * line["sampled_tokens"] // 100)
+        assert line["realised_keep"] == line["trained_tokens"] / line["sampled_tokens"]
+
+
+def test_only_what_is_needed_is_scored_by_the_teacher(tmp_path):
+    cheap = trainer(tmp_path / "a", selector="entropy", keep=0.1)
+    dear = trainer(tmp_path / "b", selector="forward_kl", keep=0.1)
+    run_steps(cheap), run_steps(dear)
+    assert cheap.totals.scored == cheap.totals.trained
+    assert dear.totals.scored == dear.totals.sampled
+
+
+def test_a_minimum_per_response_raises_the_realised_keep(tmp_path):
+    found = trainer(tmp_path, selector="first", keep=0.01, min_keep_per_response=2)
+    for line in run_steps(found):
+        assert line["trained_tokens"] >= 12
+        assert line["realised_keep"] > 0.01
+
+
+RULES = '''
+import torch
+from bench import selector
+
+@selector("weighted", kind="weight", needs=("student_entropy_BT",))
+def weighted(signals, power=1.0):
+    """Weigh tokens by entropy."""
+    return signals.student_entropy_BT.clamp(min=0) ** power
+
+@selector("early_only", abstains=True)
+def early_only(signals):
+    """Keep only the first two positions."""
+    return torch.where(signals.position_BT < 2, 1.0, -torch.inf)
+
+@selector("greedy_budget")
+def greedy_budget(signals):
+    """Forget to say that it abstains."""
+    return torch.where(signals.position_BT < 1, 1.0, -torch.inf)
+
+@selector("broken")
+def broken(signals):
+    """Return NaN."""
+    return signals.uniform_BT * torch.nan
+'''
+
+
+@pytest.fixture
+def rules(tmp_path):
+    path = tmp_path / "my_rules.py"
+    path.write_text(RULES)
+    return path
+
+
+def test_weights_replace_the_budget(tmp_path, rules):
+    found = trainer(tmp_path, selector=f"{rules}:weighted")
+    assert found.experiment.keep == 1.0
+    for line in run_steps(found):
+        assert line["realised_keep"] == 1.0
+        assert 1 < line["effective_sample_size"] < line["sampled_tokens"]
+    flat = trainer(tmp_path, selector=f"{rules}:weighted", selector_params={"power": 0.0}, steps=1)
+    plain = trainer(tmp_path, selector="full", steps=1)
+    assert run_steps(flat)[0]["loss"] == pytest.approx(run_steps(plain)[0]["loss"])
+
+
+def test_a_rule_that_abstains_may_spend_less(tmp_path, rules):
+    found = trainer(tmp_path, selector=f"{rules}:early_only", keep=0.5)
+    for line in run_steps(found):
+        assert line["trained_tokens"] <= 12
+    with pytest.raises(ValueError, match="only 6 have a score above -inf"):
+        trainer(tmp_path, selector=f"{rules}:greedy_budget", keep=0.5).step(0)
+
+
+def test_a_selector_that_returns_nan_is_named(tmp_path, rules):
+    with pytest.raises(BenchError, match=r"broken' returned \d+ NaN"):
+        trainer(tmp_path, selector=f"{rules}:broken").step(0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    found = trainer(tmp_path, {"checkpoint_every": 1})
+    honest = found.step
+
+    def poisoned(step):
+        if step == 2:
+            with torch.no_grad():
+                next(found.student.parameters())[:] = torch.nan
+        return honest(step)
+
+    found.step = poisoned
+    with pytest.raises(BenchError, match=r"step 3.*(?:not finite|NaN).*step-000002"):
+        train(found, Progress("off"), StopRequest(), dict)
+    assert last_checkpoint(found.plan.folder.checkpoints).step == 2
+    assert len(metrics_lines(found.plan.folder.path)) == 2
+
+
+def test_stopping_finishes_the_step_and_resuming_gives_the_same_run(tmp_path):
+    settings = {"steps": 4, "selector": "teachability", "schedule": "cosine", "warmup_steps": 1}
+    whole = trainer(tmp_path / "a", **settings)
+    train(whole, Progress("off"), StopRequest(), dict)
+    stopped = trainer(tmp_path / "b", **settings)
+    request = StopRequest()
+    request.requested = True
+    with pytest.raises(Stopped, match="stopped after step 1 of 4"):
+        train(stopped, Progress("off"), request, dict)
+    resumed = trainer(tmp_path / "b", **settings)
+    train(resumed, Progress("off"), StopRequest(), dict)
+    assert same(weights(whole), weights(resumed))
+    assert resumed.totals.trained == whole.totals.trained
+    lines = [
+        [json.loads(line) for line in metrics_lines(t.plan.folder.path)] for t in (whole, resumed)
+    ]
+    assert [line["step"] for line in lines[1]] == [1, 2, 3, 4]
+    for one, other in zip(*lines, strict=True):
+        for name in ("loss", "grad_norm", "learning_rate", "signals", "trained_tokens"):
+            assert one[name] == other[name]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("io")])
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, error):
+    found = trainer(tmp_path, {"checkpoint_every": 1}, steps=3)
+    save, calls = found.accelerator.save_state, []
+
+    def fail(path, **settings):
+        calls.append(path)
+        save(path, **settings)
+        if len(calls) == 2:
+            raise error
+
+    monkeypatch.setattr(found.accelerator, "save_state", fail)
+    with pytest.raises(BenchError, match=r"step 2 could not be saved.*step 1 is kept"):
+        train(found, Progress("off"), StopRequest(), dict)
+    folder = found.plan.folder.checkpoints
+    assert [path.name for path in folder.iterdir()] == ["step-000001"]
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    found = trainer(tmp_path, {"checkpoint_every": 1}, steps=4)
+    train(found, Progress("off"), StopRequest(), dict)
+    names = sorted(path.name for path in found.plan.folder.checkpoints.iterdir())
+    assert names == ["step-000003", "step-000004"]
+
+
+def test_the_learning_curve_is_measured_when_asked_for_and_changes_nothing(tmp_path):
+    plain = run_experiment(experiment(), Runtime(runs_dir=tmp_path / "a", **QUIET))
+    curved = run_experiment(
+        experiment(eval_every=2, curve_items=4), Runtime(runs_dir=tmp_path / "b", **QUIET)
+    )
+    assert [point["step"] for point in curved.curve] == [2]
+    assert "tiny_math_tune" in curved.curve[0]
+    assert plain.curve == []
+    assert curved.scores == plain.scores and curved.tokens == plain.tokens
+
+
+def test_the_papers_preset_and_bfloat16_run(tmp_path):
+    from bench.config import experiment_from
+
+    values = {"pair": str(pair_folder()), **SMALL, "dtype": "bfloat16", "steps": 2}
+    paper = experiment_from(values, "paper")
+    assert (paper.objective, paper.normalize, paper.ties, paper.min_keep_per_response) == (
+        "sampled_reverse_kl", "per_response", "earlier", 1,
+    )  # fmt: skip
+    record = run_experiment(paper, Runtime(runs_dir=tmp_path, **QUIET))
+    assert record.state == "done"
+    assert record.realised_keep >= 6 * 2 / record.tokens["sampled"]
+
+
+def command(tmp_path: Path, *more: str) -> list[str]:
+    values = {**SMALL, "steps": 12, "pair": str(pair_folder()), "selector": "teachability"}
+    flags = [part for k, v in values.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+    return [
+        sys.executable, "-m", "bench", "run", *flags, "--runs-dir", str(tmp_path),
+        "--checkpoint-every", "3", "--progress", "lines", *more,
+    ]  # fmt: skip
+
+
+def wait_for_step(tmp_path: Path, process: subprocess.Popen, step: int) -> None:
+    for _ in range(1200):
+        files = [path.read_text() for path in tmp_path.glob("*/metrics.jsonl")]
+        if sum(text.count("\n") for text in files) >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("the run made no progress")
+
+
+def test_a_killed_run_resumes_to_the_record_of_an_uninterrupted_one(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(tmp_path / "b"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_for_step(tmp_path / "b", process, 5)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    records = []
+    for folder in ("a", "b"):
+        done = subprocess.run(
+            command(tmp_path / folder, "--json"), env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        records.append(json.loads(done.stdout))
+    assert "train: " in done.stderr
+    assert without_costs(records[0]) == without_costs(records[1])
+    rows = (tmp_path / "b" / "rows.jsonl").read_text().splitlines()
+    assert len(rows) == 1
+    assert len(json.loads(rows[0])["items"]["trained"]["tiny_math"]) == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_exit_with_3(tmp_path, number):
+    process = subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True)
+    wait_for_step(tmp_path, process, 2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "the same command goes on from there" in err.splitlines()[-1]
+    (checkpoint,) = tmp_path.glob("*/checkpoints/step-*")
+    steps = int(checkpoint.name.removeprefix("step-"))
+    assert len(metrics_lines(checkpoint.parent.parent)) == steps
