@@ -54,24 +54,24 @@ def evaluate(
     path: str,
     *,
     tasks: Annotated[
-        tuple[str, ...], Parameter(help="lm-eval tasks of this project.", negative=())
-    ] = ("tiny_math",),
-    max_new_tokens: Annotated[int, Parameter(help="Cap on the length of a response.")] = 64,
-    limit: Annotated[int | None, Parameter(help="Only the first items of each task.")] = None,
-    runs_dir: RunsDir = Path("runs"),
+        tuple[str, ...], Parameter(help="Tasks of this project (default: the run's own).")
+    ] = (),
+    max_new_tokens: Annotated[
+        int | None, Parameter(help="Cap on the length of a response (default: the run's own).")
+    ] = None,
+    items: Annotated[
+        int | None, Parameter(help="Only the first items of each task (default: the run's own).")
+    ] = None,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint: a run (its id or folder), a local model folder, or a hub id."""
     from bench import report
-    from bench.evaluate import check_tasks
     from bench.run import evaluate_checkpoint, scores_of
 
-    check_tasks(list(tasks))
-    where = str(runs_dir / path) if (runs_dir / path / "model").is_dir() else path
-    runtime = Runtime(runs_dir=runs_dir)
-    scores = scores_of(evaluate_checkpoint(where, tasks, runtime, max_new_tokens, limit))
+    scores = scores_of(evaluate_checkpoint(path, runtime, tasks, max_new_tokens, items))
     if as_json:
-        print_json({"path": where, "scores": scores})
+        print_json({"path": path, "scores": scores})
     else:
         report.print_scores({path: scores})
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 Scope = Literal["batch", "response"]
 Ties = Literal["hash", "earlier"]
@@ -84,6 +84,21 @@ def one_line(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
+def _named_values(given: Any) -> Any:
+    """{"a": "1", "b": "2"} from "a=1,b=2" or ["a=1", "b=2"], as flags give them."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple):
+        return given
+    values = {}
+    for part in (part for text in texts for part in str(text).split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise ValueError(f"{part!r} is not name=value")
+        values[name.strip()] = value.strip()
+    return values
+
+
+Named = BeforeValidator(_named_values)
 Keep = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -100,8 +115,8 @@ class Experiment(_Settings):
     """Prompt set the student answers during training."""
     selector: str = "teachability"
     """Registered name, `module:function` or `file.py:function`."""
-    selector_params: dict[str, Parameter] = {}
-    """Parameters of the selector, as name=value."""
+    selector_params: Annotated[dict[str, Parameter], Named] = {}
+    """Parameters of the selector, as name=value[,name=value]."""
     k: Count = 16
     """Size K of the top-K sets that top-K signals are computed on."""
     keep: Keep = 0.05
@@ -114,7 +129,7 @@ class Experiment(_Settings):
     """Equal scores: a keyed hash orders them, or earlier positions win (an artefact to measure)."""
     objective: Objective = "reverse_kl"
     """Loss of a selected token."""
-    objective_params: dict[str, float] = {}
+    objective_params: Annotated[dict[str, float], Named] = {}
     """Parameters of the objective, as name=value (jsd: beta)."""
     normalize: Normalize = "selected"
     """Denominator: selected tokens, all sampled tokens, or per-response means."""

@@ -33,7 +33,9 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     pair = get_pair(experiment.pair)
     prompts = get_prompts(experiment.prompts)
     selector = get_selector(experiment.selector, **experiment.selector_params)
-    experiment = _settle_keep(experiment, selector)
+    experiment = _settle_keep(experiment, selector).model_copy(
+        update={"selector_params": dict(selector.params)}
+    )
     check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
     for name in runtime.log_signals:
         if name not in SIGNAL_NAMES:

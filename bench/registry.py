@@ -130,7 +130,7 @@ class Selector:
         missing = [n for n, d in known.items() if d is inspect.Parameter.empty and n not in bound]
         if missing:
             raise ConfigError(f"selector_params: {self.name!r} needs {', '.join(missing)}")
-        return replace(self, params=bound)
+        return replace(self, params={**known, **bound})
 
 
 def _code(rule: Rule) -> str:

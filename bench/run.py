@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.config import BenchError, Experiment, Runtime
+from bench.config import BenchError, ConfigError, Experiment, Runtime
 from bench.engine import StopRequest, Totals, Trainer, train
-from bench.evaluate import TaskResult, evaluate
+from bench.evaluate import TaskResult, check_tasks, evaluate
 from bench.models import load_model, load_pair, load_tokenizer, stop_ids
 from bench.plan import Plan, make_plan
 from bench.progress import Progress, open_progress
@@ -192,19 +193,37 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def evaluate_checkpoint(
-    path: str, tasks: Sequence[str], runtime: Runtime, max_new_tokens: int, limit: int | None = None
+    path: str,
+    runtime: Runtime,
+    tasks: Sequence[str] = (),
+    max_new_tokens: int | None = None,
+    items: int | None = None,
 ) -> Results:
-    """Score any local or hub checkpoint, or the trained model of a run folder.
+    """Score a run (its id or folder), a local model folder, or a hub id.
 
+    What is not given is the run's own; for other models, the defaults of Experiment.
     Raises ConfigError for a path that holds no model.
     """
-    inside = Path(path) / "model"
-    where = str(inside) if inside.is_dir() else path
+    folder = next((f for f in (runtime.runs_dir / path, Path(path)) if f.is_dir()), None)
+    where, settings = path, Experiment()
+    if folder is not None:
+        where = str(folder)
+        if (folder / "experiment.json").is_file():
+            if not (folder / "model").is_dir():
+                raise ConfigError(f"run {path!r} has no trained model yet; finish it first")
+            saved = json.loads((folder / "experiment.json").read_text())
+            where, settings = str(folder / "model"), Experiment.parse(saved["experiment"])
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
+        raise ConfigError(f"path: {path!r} is no run, no folder, and no hub id (owner/name)")
+    check_tasks(list(tasks))
     model, tokenizer = load_model(where), load_tokenizer(where)
-    stops = stop_ids(model, tokenizer)
     with open_progress(runtime.progress) as progress:
-        examiner = Examiner(runtime, max_new_tokens, None, progress)
-        return examiner.examine(model, tokenizer, tasks, stops, Path(path).name, limit)
+        length = max_new_tokens or settings.max_new_tokens
+        examiner = Examiner(runtime, length, None, progress)
+        return examiner.examine(
+            model, tokenizer, tasks or settings.eval_tasks, stop_ids(model, tokenizer),
+            Path(path).name, items or settings.eval_items,
+        )  # fmt: skip
 
 
 def scores_of(results: Results) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from bench.arithmetic import make_problem, prompt_text
 from bench.models import LoadedPair, load_pair
@@ -49,6 +50,7 @@ def save_model(folder: Path, architecture: str, *, width: int, vocabulary: int, 
 @cache
 def pair_folder(architecture: str = "qwen3", tied: bool = True) -> Path:
     """teacher/ and student/, with padded vocabularies of unequal size. Read only."""
+    disable_progress_bar()
     folder = Path(tempfile.mkdtemp(prefix="small-pair-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     extra = {"tie_word_embeddings": tied}

@@ -137,4 +137,3 @@ def test_missing_and_shared_row_keys_are_refused():
         keyed_bits(0, "tie", 0, ["a", "b"], (3, 2))
     with pytest.raises(ValueError, match="share a key"):
         keyed_bits(0, "tie", 0, ["a", "b", "a"], (3, 2))
-

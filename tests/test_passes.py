@@ -125,9 +125,7 @@ def test_the_gradient_equals_that_of_the_dense_computation(objective, normalize,
     selected_BT = one_response_without(random_selection(sample, 0.2))
     settings = PassSettings(micro_batch=3, logit_chunk=2 * pair.vocabulary.size)
     dense_loss, dense = dense_gradients(pair, sample, selected_BT, objective, normalize)
-    loss, chunked, _ = chunked_gradients(
-        pair, sample, selected_BT, objective, normalize, settings
-    )
+    loss, chunked, _ = chunked_gradients(pair, sample, selected_BT, objective, normalize, settings)
     assert loss == pytest.approx(dense_loss, rel=1e-5)
     assert_close(chunked, dense)
 

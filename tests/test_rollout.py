@@ -28,9 +28,10 @@ def test_the_mask_runs_from_the_first_token_to_the_stop_token(sample):
     assert len(set(lengths)) > 2
     for row, reason in enumerate(sample.finish_reason_B):
         tokens = sample.token_BT[row, : lengths[row]].tolist()
-        assert sample.mask_BT[row].tolist() == [t < lengths[row] for t in range(12)][
-            : sample.mask_BT.shape[1]
-        ]
+        assert (
+            sample.mask_BT[row].tolist()
+            == [t < lengths[row] for t in range(12)][: sample.mask_BT.shape[1]]
+        )
         assert not stops & set(tokens[:-1])
         assert (tokens[-1] in stops) == (reason == "stop")
         assert reason == "stop" or lengths[row] == 12

@@ -106,7 +106,30 @@ EXPECTED = {
 }
 AT_RANDOM = {"random", "random_stratified"}
 
-FIRST_SELECTORS = ["full", "random", "random_stratified", "first", "last", "entropy", "teacher_entropy", "forward_kl", "reverse_kl", "jsd", "abs_gap", "low_student_logprob", "teachability", "teachability_released", "teachability_conditional", "teachability_rank", "teachability_raw", "teachability_split", "compatibility", "incompatible", "tip", "teachability_entropy"]
+FIRST_SELECTORS = [
+    "full",
+    "random",
+    "random_stratified",
+    "first",
+    "last",
+    "entropy",
+    "teacher_entropy",
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "abs_gap",
+    "low_student_logprob",
+    "teachability",
+    "teachability_released",
+    "teachability_conditional",
+    "teachability_rank",
+    "teachability_raw",
+    "teachability_split",
+    "compatibility",
+    "incompatible",
+    "tip",
+    "teachability_entropy",
+]
 
 
 def signals_of(batch, k: int = K, **keywords):
@@ -160,7 +183,10 @@ Q = [0.1, 0.2, 0.3, 0.4]
         ("abs_gap", log(1.5)),  # y = 1: q(y)/p(y) = 2/3
         ("low_student_logprob", -log(0.3)),
         ("compatibility", 0.3),  # S = {0, 1}
-        ("teachability_raw", 0.3 * (0.1 * log(0.2) + 0.2 * log(2 / 3) + 0.3 * log(2) + 0.4 * log(8))),
+        (
+            "teachability_raw",
+            0.3 * (0.1 * log(0.2) + 0.2 * log(2 / 3) + 0.3 * log(2) + 0.4 * log(8)),
+        ),
         # q|S = (1/3, 2/3), p|S = (5/8, 3/8)
         ("teachability_split", 0.3 * (log(8 / 15) / 3 + 2 * log(16 / 9) / 3)),
         # one token has no spread: both factors are neutral

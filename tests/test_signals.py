@@ -179,9 +179,7 @@ def test_bfloat16_logits_are_raised_to_float32_before_the_softmax(make_batch):
     batch = make_batch(vocabulary=40, scale=5.0)
     student, teacher = batch.student_logits_BTV.bfloat16(), batch.teacher_logits_BTV.bfloat16()
     low = signals_of(replace(batch, student_logits_BTV=student, teacher_logits_BTV=teacher))
-    raised = replace(
-        batch, student_logits_BTV=student.float(), teacher_logits_BTV=teacher.float()
-    )
+    raised = replace(batch, student_logits_BTV=student.float(), teacher_logits_BTV=teacher.float())
     for name, value in signals_of(raised).computed().items():
         assert torch.equal(low.computed()[name], value), name
 
@@ -204,9 +202,7 @@ def test_models_that_agree_have_no_divergence(make_batch):
     same = signals_of(replace(batch, teacher_logits_BTV=batch.student_logits_BTV))
     for name in ("reverse_kl", "forward_kl", "jsd", "hellinger", "total_variation"):
         assert float(getattr(same, f"{name}_BT").abs().max()) < 1e-6, name
-    assert torch.equal(
-        same.teacher_mass_on_student_topk_BT, same.student_mass_on_student_topk_BT
-    )
+    assert torch.equal(same.teacher_mass_on_student_topk_BT, same.student_mass_on_student_topk_BT)
 
 
 @pytest.mark.parametrize("k", [1, 5, 12])

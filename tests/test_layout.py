@@ -1,0 +1,111 @@
+"""The architecture: imports point one way, and the folder `selectors` shadows nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LEAVES = {"config", "keys", "population", "objectives", "stats", "arithmetic", "progress"}
+LAYER = {
+    **dict.fromkeys(LEAVES, 0),
+    **dict.fromkeys(("budget", "signals", "pairs", "prompts"), 1),
+    **dict.fromkeys(("registry", "records", "models", "evaluate"), 2),
+    "rollout": 3,
+    "passes": 4,
+    "plan": 4,
+    "checkpoints": 4,
+    "engine": 5,
+    "run": 6,
+    "report": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,
+}
+"""Each module may import only from layers below its own."""
+
+BUILDER = {"tiny", "tiny_train", "tiny_measure", "tiny_card"}
+"""Makes the embedded pairs; nothing but the command line may import it."""
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if node.module == "bench" else {node.module}
+    return found
+
+
+def modules() -> list[str]:
+    return [path.stem for path in (ROOT / "bench").glob("*.py") if path.stem not in BUILDER]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_one_way(module):
+    assert module in LAYER, f"bench/{module}.py has no layer"
+    if module == "__init__":
+        return
+    for name in imported(ROOT / "bench" / f"{module}.py"):
+        if not name.startswith("bench."):
+            continue
+        other = name.split(".")[1]
+        if other in BUILDER:
+            assert module == "cli"
+        else:
+            assert LAYER[other] < LAYER[module], f"{module} imports {other}"
+
+
+@pytest.mark.parametrize(
+    "package, only",
+    [
+        ("transformers", {"models", "rollout", "engine", "run", "passes", *BUILDER}),
+        ("accelerate", {"engine", "checkpoints"}),
+        ("lm_eval", {"evaluate"}),
+        ("datasets", {"prompts"}),
+        ("optuna", {"sweep"}),
+    ],
+)
+def test_each_library_has_its_place(package, only):
+    users = {
+        path.stem
+        for path in (ROOT / "bench").glob("*.py")
+        if any(name.split(".")[0] == package for name in imported(path))
+    }
+    assert users <= only
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "selectors").glob("*.py")), ids=lambda p: p.stem)
+def test_selectors_import_the_registry_signals_and_torch_alone(path):
+    for name in imported(path):
+        assert name.split(".")[0] == "torch" or name in {"bench.registry", "bench.signals", "math"}
+
+
+def test_the_folder_selectors_shadows_nothing():
+    assert not (ROOT / "selectors" / "__init__.py").exists()
+    for arguments in (["-c", "import subprocess, asyncio, selectors; selectors.DefaultSelector"],
+                      ["-m", "bench", "--help"]):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_public_names_are_there():
+    import bench
+
+    for name in bench.__all__:
+        assert getattr(bench, name) is not None
+    from bench.pairs import get_pair
+
+    assert bench.get_pair is get_pair
+
+
+def test_importing_bench_imports_no_torch():
+    script = "import bench, sys; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script], cwd="/").returncode == 0
