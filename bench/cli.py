@@ -76,6 +76,39 @@ def evaluate(
         report.print_scores({path: scores})
 
 
+@app.command
+def sweep(
+    path: Path,
+    *,
+    workers: Annotated[int, Parameter(help="Processes; each gets its share of the cores.")] = 1,
+    storage: Annotated[
+        str | None, Parameter(help="Optuna RDB URL or journal file (default: in the runs folder).")
+    ] = None,
+    dry_run: Annotated[
+        bool, Parameter(help="Print the trials and a time estimate; run nothing.", negative=())
+    ] = False,
+    retry_failed: Annotated[
+        bool, Parameter(help="Try the trials again that failed by their own fault.", negative=())
+    ] = False,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
+    as_json: AsJson = False,
+) -> None:
+    """Run a TOML file of experiments with Optuna; resumes, whatever was interrupted."""
+    from bench import report
+    from bench import sweep as module
+
+    if dry_run:
+        found = module.dry_run(path, runtime, workers)
+        print_json(found) if as_json else report.print_dry_run(found)
+        return
+    status = module.run_sweep(
+        path, runtime, workers=workers, storage=storage, retry_failed=retry_failed
+    )
+    print_json(vars(status)) if as_json else report.print_sweep(status, runtime)
+    if status.failed:
+        fail(f"{len(status.failed)} trials failed; --retry-failed tries them again", 1)
+
+
 @selectors_app.default
 def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """List the registered selectors with kind, needs, source and one line."""

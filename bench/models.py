@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -103,10 +105,15 @@ def load_model(path: str) -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise ConfigError(
-            f"model {path!r} does not load: {type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+        raise _does_not_load("model", path, error) from error
     return model.eval()
+
+
+def _does_not_load(what: str, path: str, error: Exception) -> ConfigError:
+    if Path(path).is_absolute() and not Path(path).exists():
+        return ConfigError(f"{what} {path!r} does not exist")
+    reason = str(error).splitlines()[0] if str(error) else ""
+    return ConfigError(f"{what} {path!r} does not load: {type(error).__name__}: {reason}")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -114,10 +121,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # tokenizers raises bare Exception for a broken file
-        raise ConfigError(
-            f"tokenizer {path!r} does not load: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+        raise _does_not_load("tokenizer", path, error) from error
     if not tokenizer("0", add_special_tokens=False)["input_ids"]:
         # Without files, transformers makes an empty tokenizer of the model's class.
         raise ConfigError(f"tokenizer {path!r} has no vocabulary; is tokenizer.json missing?")
@@ -169,10 +173,21 @@ def _ids(vocab: Any) -> list[int]:
 def content_sha256(path: str) -> str:
     """Hash of a local model folder's files; of the name and revision for a hub id."""
     folder = Path(path)
-    if not folder.is_dir():
-        from transformers import AutoConfig
+    if folder.is_dir():
+        stamps = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.iterdir())
+        return _content_sha256(path, tuple(sorted(stamps)))
+    return _content_sha256(path, ())
 
-        revision = getattr(AutoConfig.from_pretrained(path), "_commit_hash", None)
+
+@cache
+def _content_sha256(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """`stamps` make a changed folder a new question; a sweep asks the old one 600 times."""
+    folder = Path(path)
+    if not folder.is_dir():
+        try:
+            revision = getattr(AutoConfig.from_pretrained(path), "_commit_hash", None)
+        except (OSError, ValueError) as error:
+            raise _does_not_load("model", path, error) from error
         return hashlib.sha256(f"{path}@{revision}".encode()).hexdigest()
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):

@@ -68,6 +68,10 @@ def digest8(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
 
 
+class RunInUse(BenchError):
+    """Another process is running this experiment."""
+
+
 class RunFolder:
     """One experiment's folder."""
 
@@ -99,13 +103,13 @@ class RunFolder:
 
     @contextmanager
     def lock(self):
-        """Exclusive use of the folder. Raises BenchError when another process has it."""
+        """Exclusive use of the folder. Raises RunInUse when another process has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout:
-            raise BenchError(f"{self.path} is in use by another process") from None
+            raise RunInUse(f"{self.path} is in use by another process") from None
         except OSError as error:
             if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
                 raise ConfigError(
@@ -123,6 +127,10 @@ class RunFolder:
         """One step's line; flushed, so that a kill loses at most the line being written."""
         with self._metrics.open("a") as file:
             file.write(canonical_json(line) + "\n")
+
+    def steps_done(self) -> int:
+        """Steps that metrics.jsonl has a line for."""
+        return self._metrics.read_text().count("\n") if self._metrics.exists() else 0
 
     def curve(self) -> list[dict[str, Any]]:
         """The evaluations made during training, from metrics.jsonl."""

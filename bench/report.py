@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench.config import Runtime
 from bench.records import RunRecord
 from bench.registry import Selector
 
@@ -134,3 +135,27 @@ def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(row["name"], escape(row["summary"]), row["teacher"], row["student"])
     console().print(table)
+
+
+def print_dry_run(found: Mapping[str, Any]) -> None:
+    table = Table("run", "state", "pair", "selector", "keep", "seed")
+    for trial in found["trials"]:
+        table.add_row(
+            trial["run_id"], trial["state"], escape(trial["pair"]), escape(trial["selector"]),
+            f"{trial['keep']:g}", str(trial["seed"]),
+        )  # fmt: skip
+    console().print(table)
+    left = found["seconds_left"]
+    estimate = "unknown until a trial is done" if left is None else f"about {left / 60:.0f} minutes"
+    console().print(
+        f"{found['name']}: {found['total']} trials, {found['done']} done, {found['left']} left; "
+        f"time left {estimate}"
+    )
+
+
+def print_sweep(status: Any, runtime: Runtime) -> None:
+    out = console()
+    rows = runtime.rows or runtime.runs_dir / "rows.jsonl"
+    out.print(f"sweep {status.name}: {status.done} of {status.total} trials done, rows in {rows}")
+    for run_id, error in status.failed.items():
+        out.print(f"failed  {escape(run_id)}: {escape(error)}")

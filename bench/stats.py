@@ -1,12 +1,23 @@
-"""Intervals and paired differences. NumPy and scipy only; imports no sibling."""
+"""Intervals, paired differences and verdicts. NumPy and scipy only; imports no sibling.
+
+Seeds and items are crossed: every seed's checkpoint answers every item. With D the paired
+difference of two methods on common seeds, D[s, i] = mean + seed_s + item_i + residual_si, and the
+variance of the grand mean has a part of each.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 CONFIDENCE = 0.95
+MIN_EFFECT = 0.01
+"""Differences under one point are ties, however certain."""
+
+Verdict = Literal["better", "tie", "worse"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +27,26 @@ class Estimate:
     mean: float
     ci95: tuple[float, float]
     n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two methods over common seeds and items."""
+
+    mean: float
+    ci95: tuple[float, float]
+    standard_error: float
+    degrees_of_freedom: float
+    p_value: float
+    """Two-sided, of no difference."""
+    seeds: int
+    items: int
+
+    @property
+    def smallest_detectable(self) -> float:
+        """The true difference that this design finds with 80 % power at the 5 % level."""
+        t = stats.t(self.degrees_of_freedom)
+        return float((t.ppf(0.5 + CONFIDENCE / 2) + t.ppf(0.8)) * self.standard_error)
 
 
 def mean_estimate(score_I: Sequence[float]) -> Estimate:
@@ -44,6 +75,40 @@ def paired_difference(after_I: Sequence[float], before_I: Sequence[float]) -> Es
         raise ValueError(f"{after.size} and {before.size} scores do not pair up")
     difference = after - before
     return Estimate(float(difference.mean()), _t_interval(difference), difference.size)
+
+
+def crossed_difference(difference_SI: ArrayLike) -> Difference:
+    """The grand mean of a paired difference over crossed seeds (rows) and items (columns).
+
+    Var(mean) = max(MS_seed + MS_item - MS_res, MS_seed, MS_item) / (S·I) from the two-way layout
+    with one observation a cell; t interval with Satterthwaite's degrees of freedom, at least 1.
+
+    Raises ValueError for fewer than two seeds or two items.
+    """
+    d_SI = np.asarray(difference_SI, dtype=float)
+    if d_SI.ndim != 2 or min(d_SI.shape) < 2:
+        raise ValueError(f"difference_SI: {d_SI.shape} needs two seeds and two items at least")
+    seeds, items = d_SI.shape
+    mean = float(d_SI.mean())
+    of_seed, of_item = d_SI.mean(1, keepdims=True), d_SI.mean(0, keepdims=True)
+    df_seed, df_item = seeds - 1, items - 1
+    df_res = df_seed * df_item
+    ms_seed = items * float(((of_seed - mean) ** 2).sum()) / df_seed
+    ms_item = seeds * float(((of_item - mean) ** 2).sum()) / df_item
+    ms_res = float(((d_SI - of_seed - of_item + mean) ** 2).sum()) / df_res
+    both = ms_seed + ms_item - ms_res
+    largest = max(both, ms_seed, ms_item)
+    if largest == 0:
+        return Difference(mean, (mean, mean), 0.0, df_seed, float(mean == 0), seeds, items)
+    if largest == both:
+        parts = ms_seed**2 / df_seed + ms_item**2 / df_item + ms_res**2 / df_res
+        df = max(1.0, both**2 / parts)
+    else:
+        df = float(df_seed if largest == ms_seed else df_item)
+    error = float(np.sqrt(largest / (seeds * items)))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error
+    p_value = float(2 * stats.t.sf(abs(mean) / error, df))
+    return Difference(mean, (mean - half, mean + half), error, df, p_value, seeds, items)
 
 
 def _t_interval(values: np.ndarray) -> tuple[float, float]:

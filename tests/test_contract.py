@@ -220,4 +220,4 @@ def test_its_docstring_says_what_is_kept_and_the_source(name):
     assert selector.summary.startswith(("Keep ", "Weight ")) and selector.summary.endswith(".")
     assert "\n    Source: " in doc and len(selector.source) > 10
     assert set(selector.needs).isdisjoint(BASE_SIGNALS)
-    assert selector.name == name and list(selector.params) == []
+    assert selector.name == name and selector.params == selector.parameters()

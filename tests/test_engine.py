@@ -16,6 +16,7 @@ from small_pair import pair_folder
 from bench.checkpoints import last_checkpoint
 from bench.config import BenchError, Experiment, Runtime, Stopped
 from bench.engine import StopRequest, Trainer, train
+from bench.keys import keyed_uniform
 from bench.models import load_pair
 from bench.plan import make_plan
 from bench.progress import Progress
@@ -90,6 +91,22 @@ def test_memory_settings_change_neither_selection_nor_numbers(tmp_path):
         assert other["trained_tokens"] == one["trained_tokens"]
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_random_numbers_and_ties_are_keyed_by_step_and_response(tmp_path, monkeypatch):
+    found, seen = trainer(tmp_path, selector="random"), []
+
+    def select(score_BT, mask_BT, **settings):
+        seen.append((score_BT.clone(), settings["step"], settings["row_key_B"], settings["seed"]))
+        return mask_BT
+
+    monkeypatch.setattr("bench.engine.select_tokens", select)
+    run_steps(found)
+    assert [step for _, step, _, _ in seen] == [0, 1, 2]
+    for score_BT, step, keys, seed in seen:
+        assert keys[0] == f"arithmetic-train-{6 * step}/0"
+        expected_BT = keyed_uniform(seed, "selector", step, keys, tuple(score_BT.shape))
+        assert torch.equal(score_BT, expected_BT)
 
 
 def test_what_is_logged_cannot_change_the_run(tmp_path):

@@ -19,6 +19,8 @@ LAYER = {
     "checkpoints": 4,
     "engine": 5,
     "run": 6,
+    "sweepfile": 6,
+    "sweep": 7,
     "report": 7,
     "cli": 8,
     "__main__": 9,

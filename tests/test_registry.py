@@ -17,7 +17,9 @@ ENTROPY = ("student_entropy_BT",)
 def registry(monkeypatch):
     """A copy of the registry, so that the rules of these tests are not seen by other files."""
     selector_names()  # discovery happens once, into the real one
-    monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
+    copy = dict(registry_module._REGISTRY)
+    monkeypatch.setattr(registry_module, "_REGISTRY", copy)
+    monkeypatch.setattr(registry_module, "_filing", copy)
 
 
 @pytest.fixture
@@ -169,11 +171,22 @@ def test_a_file_that_is_not_there_or_does_not_load_is_named(tmp_path):
         get_selector("no_such_module:rule")
 
 
-def test_a_file_that_takes_a_builtin_name_is_refused(tmp_path):
-    path = tmp_path / "clash.py"
-    path.write_text(RULE.format(name="entropy"))
-    with pytest.raises(SelectorError, match="'entropy' is registered twice"):
-        get_selector(f"{path}:my_rule")
+def test_a_rule_named_by_its_place_may_be_called_as_a_builtin_and_hides_none(tmp_path, signals):
+    builtin = get_selector("entropy")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "same.py"
+        path.write_text(RULE.format(name="entropy"))
+        assert torch.equal(get_selector(f"{path}:my_rule")(signals), signals.student_entropy_BT**2)
+    assert get_selector("entropy") == builtin and "my_rule" not in selector_names()
+
+
+def test_two_rules_of_one_file_may_not_share_a_name(rule_file):
+    rule_file.write_text(
+        rule_file.read_text() + RULE.format(name="my_rule").replace("def my_", "def o")
+    )
+    with pytest.raises(SelectorError, match="'my_rule' is registered twice"):
+        get_selector(f"{rule_file}:my_rule")
 
 
 def test_entry_points_are_loaded_on_discovery(monkeypatch):
@@ -200,10 +213,11 @@ def test_parameters_are_parsed_from_text_in_the_type_of_their_default(rule_file)
         "top": 3,
         "mode": "a",
     }
+    assert get_selector(name).params == get_selector(name).parameters()
     params = get_selector(name, power="0.5", flip="true", top="7", mode="b").params
     assert params == {"power": 0.5, "flip": True, "top": 7, "mode": "b"}
     assert [type(value) for value in params.values()] == [float, bool, int, str]
-    assert get_selector(name, power=1).params == {"power": 1.0}
+    assert get_selector(name, power=1).params["power"] == 1.0
     assert get_selector("teachability_released", floor="1e-6").params == {"floor": 1e-6}
 
 

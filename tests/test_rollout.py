@@ -133,3 +133,9 @@ def test_ids_that_left_the_vocabulary_are_never_sampled(pair):
     tokens = set(sample.token_BT[sample.mask_BT].tolist())
     assert len(tokens) > 3
     assert not tokens & set(excluded)
+
+
+@pytest.mark.parametrize("uniform, token", [(0.0, 1), (1 - 2**-24, 3)])
+def test_the_ends_of_the_unit_interval_sample_no_impossible_token(uniform, token):
+    sampler = KeyedSampler(torch.tensor([[uniform]]), Vocabulary(5, (0, 4)), 1.0)
+    assert int(sampler(torch.zeros(1, 1), torch.zeros(1, 5)).argmax()) == token

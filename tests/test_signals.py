@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.keys import keyed_uniform
 from bench.signals import (
     BASE_SIGNALS,
     SIGNAL_NAMES,
@@ -230,6 +231,15 @@ def test_base_signals_of_a_batch(make_batch):
     assert torch.equal(permuted.uniform_BT, signals.uniform_BT[order])
     assert not torch.equal(signals_of(batch, seed=4, step=8).uniform_BT, signals.uniform_BT)
     assert not torch.equal(signals_of(batch, seed=5, step=7).uniform_BT, signals.uniform_BT)
+
+
+def test_a_selectors_random_numbers_are_not_those_that_break_ties(make_batch):
+    """Otherwise `random` and its own tie-break, or two uses of one number, would be correlated."""
+    batch = make_batch()
+    uniform_BT = signals_of(batch, seed=4, step=7).uniform_BT
+    shape = tuple(batch.mask_BT.shape)
+    assert torch.equal(uniform_BT, keyed_uniform(4, "selector", 7, batch.row_key_B, shape))
+    assert not torch.equal(uniform_BT, keyed_uniform(4, "tie", 7, batch.row_key_B, shape))
 
 
 def test_only_hides_every_signal_that_is_not_named(make_batch):
