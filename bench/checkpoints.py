@@ -1,6 +1,7 @@
 """Checkpoints of a run: written to a temporary name, synced, renamed; the last two are kept."""
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from bench.config import BenchError
 from bench.records import sync, write_json
 
 KEPT = 2
+
+# accelerate warns of each tied weight that safetensors stores once; loading ties it again.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)

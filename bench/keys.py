@@ -40,7 +40,7 @@ def _row_keys(row_key_B: RowKeys | None, rows: int) -> Sequence[object]:
     keys = row_key_B.tolist() if isinstance(row_key_B, Tensor) else list(row_key_B)
     if len(keys) != rows:
         raise ValueError(f"row_key_B: {len(keys)} keys for {rows} responses")
-    if len(set(keys)) != rows:
+    if len({str(key) for key in keys}) != rows:
         raise ValueError("row_key_B: two responses share a key; each needs its own")
     return keys
 

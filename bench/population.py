@@ -49,7 +49,7 @@ def percentile_rank(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     value_N = x_BT[mask_BT]
     _, group_N, count_G = value_N.unique(return_inverse=True, return_counts=True)
     first_G = count_G.cumsum(0) - count_G
-    rank_N = (first_G + (count_G - 1) / 2)[group_N]
+    rank_N = (first_G + (count_G - 1).double() / 2)[group_N]
     rank_BT = torch.zeros(x_BT.shape, dtype=torch.float64, device=x_BT.device)
     rank_BT[mask_BT] = (
         rank_N.double() / (value_N.numel() - 1)

@@ -62,7 +62,7 @@ class Selector:
         with torch.no_grad():
             try:
                 score_BT = self.rule(signals.only(self.needs), **self.params)
-            except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+            except Exception as error:  # a user's rule may raise anything; the message names it
                 raise SelectorError(
                     f"selector {self.name!r} failed: {type(error).__name__}: {error} (it may read "
                     f"only what it declares: {', '.join(self.needs) or 'no signal'})"
@@ -93,7 +93,7 @@ class Selector:
 
     @property
     def summary(self) -> str:
-        """The first sentence of the docstring: what is kept."""
+        """The first paragraph of the docstring: what is kept."""
         return (inspect.getdoc(self.rule) or "").split("\n\n")[0].replace("\n", " ")
 
     @property
@@ -165,7 +165,7 @@ def _as_type_of(default: Any, value: Any, name: str) -> Any:
 def _number(value: Any, kind: type) -> Any:
     try:
         return kind(value) if not (kind is int and isinstance(value, float)) else None
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 
@@ -198,6 +198,8 @@ def selector(
     """
     from bench.signals import SIGNAL_NAMES
 
+    if isinstance(needs, str):
+        raise SelectorError(f"selector {name!r}: needs: {needs!r} is text, not a tuple of names")
     for need in needs:
         if need not in SIGNAL_NAMES:
             raise unknown_name(f"selector {name!r}: needs", need, SIGNAL_NAMES)
@@ -271,7 +273,7 @@ def _load(name: str) -> Selector:
     if not callable(rule):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise unknown_name(f"selector {name!r}: function", function, known)
-    found = vars(rule).get("selector")
+    found = getattr(rule, "__dict__", {}).get("selector")
     if not isinstance(found, Selector):
         raise SelectorError(
             f"selector {name!r}: {function} has no @selector(...) line, which declares the "

@@ -111,6 +111,48 @@ def crossed_difference(difference_SI: ArrayLike) -> Difference:
     return Difference(mean, (mean - half, mean + half), error, df, p_value, seeds, items)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: the family's error rate stays at the level."""
+    order = np.argsort(p_values)
+    adjusted = np.empty(len(p_values))
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, (len(p_values) - rank) * p_values[place])
+        adjusted[place] = min(1.0, largest)
+    return adjusted.tolist()
+
+
+def verdicts(differences: Sequence[Difference], min_effect: float = MIN_EFFECT) -> list[Verdict]:
+    """better or worse where Holm's adjusted p is under 5 % and the difference exceeds `min_effect`.
+
+    The family is the list given: all comparisons of one table. Anything else is a tie.
+    """
+    adjusted = holm([difference.p_value for difference in differences])
+    found: list[Verdict] = []
+    for difference, p_value in zip(differences, adjusted, strict=True):
+        is_clear = p_value < 1 - CONFIDENCE and abs(difference.mean) > min_effect
+        found.append(("better" if difference.mean > 0 else "worse") if is_clear else "tie")
+    return found
+
+
+def mcnemar_exact(one_I: Sequence[float], other_I: Sequence[float]) -> float:
+    """Exact two-sided McNemar p-value of two checkpoints on the same 0/1 items.
+
+    For a pair of checkpoints only: pooling it over seeds would count the same items several times.
+    """
+    one, other = np.asarray(one_I), np.asarray(other_I)
+    if one.shape != other.shape or not np.isin([one, other], (0, 1)).all():
+        raise ValueError("McNemar's test needs paired scores of 0 or 1")
+    wins, losses = int((one > other).sum()), int((one < other).sum())
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def probability_of_improvement(one_S: Sequence[float], other_S: Sequence[float]) -> float:
+    """P(a run of the one beats a run of the other) over all pairs of seeds; ties count half."""
+    one, other = np.asarray(one_S)[:, None], np.asarray(other_S)[None, :]
+    return float(((one > other) + 0.5 * (one == other)).mean())
+
+
 def _t_interval(values: np.ndarray) -> tuple[float, float]:
     mean = float(values.mean())
     if values.size < 2:

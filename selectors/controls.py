@@ -29,16 +29,16 @@ def random(signals: TokenSignals) -> Tensor:
 def random_stratified(signals: TokenSignals) -> Tensor:
     """Keep the same share of random tokens in every response.
 
-    Each response's tokens are ordered at random; the r-th of n gets quantile (r + jitter)/n, so one
-    budget over the batch takes about the same share from each response.
+    Each response's tokens are ordered at random; the r-th of n gets quantile (r + jitter)/n with one
+    jitter a response, so a budget over the batch takes its share of each, rounded up or down.
 
     Source: control of this project.
     """
     uniform_BT = signals.uniform_BT.masked_fill(~signals.mask_BT, torch.inf)
     rank_BT = uniform_BT.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    # The low bits of a uniform number say nothing of its rank: they place it inside its stratum.
-    jitter_BT = (signals.uniform_BT * 4096) % 1
-    return -(rank_BT + jitter_BT) / signals.length_B.clamp(min=1)[:, None]
+    # The low bits of a uniform number say nothing of its rank in the response.
+    jitter_B1 = (signals.uniform_BT[:, :1] * 4096) % 1
+    return -(rank_BT + jitter_B1) / signals.length_B.clamp(min=1)[:, None]
 
 
 @selector("first")

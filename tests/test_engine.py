@@ -322,6 +322,9 @@ def test_a_killed_run_resumes_to_the_record_of_an_uninterrupted_one(tmp_path):
         records.append(json.loads(done.stdout))
     assert "train: " in done.stderr
     assert without_costs(records[0]) == without_costs(records[1])
+    (folder,) = (path.parent for path in (tmp_path / "b").glob("*/record.json"))
+    steps = [json.loads(line)["step"] for line in metrics_lines(folder)]
+    assert steps == list(range(1, 13))
     rows = (tmp_path / "b" / "rows.jsonl").read_text().splitlines()
     assert len(rows) == 1
     assert len(json.loads(rows[0])["items"]["trained"]["tiny_math"]) == 8

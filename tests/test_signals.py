@@ -13,6 +13,7 @@ from bench.signals import (
     STUDENT_ONLY,
     base_signals,
     chunk_signals,
+    log_softmax,
     signals_from_logits,
     with_signals,
 )
@@ -283,3 +284,18 @@ def test_bad_input_is_named(make_batch, change, message):
     arguments = {**vars(batch), "k": K, **change}
     with pytest.raises(ValueError, match=message):
         signals_from_logits(**arguments)
+
+
+def test_log_probabilities_are_exact_over_a_real_vocabulary():
+    generator = torch.Generator().manual_seed(0)
+    logit_NV = 3 * torch.randn(4, 151_936, generator=generator)
+    exact_NV = logit_NV.double().log_softmax(-1)
+    assert float((log_softmax(logit_NV).double() - exact_NV).abs().max()) < 5e-6
+    values = chunk_signals(
+        logit_NV, logit_NV.flip(0), torch.zeros(4, dtype=torch.int64),
+        ["teacher_mass_on_student_topk_BT"], 16,
+    )  # fmt: skip
+    top_NK = exact_NV.topk(16).indices
+    expected_N = exact_NV.flip(0).gather(-1, top_NK).exp().sum(-1)
+    error_N = values["teacher_mass_on_student_topk_BT"].double() - expected_N
+    assert float(error_N.abs().max()) < 1e-6
