@@ -98,7 +98,7 @@ def crossed_difference(difference_SI: ArrayLike) -> Difference:
     ms_res = float(((d_SI - of_seed - of_item + mean) ** 2).sum()) / df_res
     both = ms_seed + ms_item - ms_res
     largest = max(both, ms_seed, ms_item)
-    if largest == 0:
+    if largest <= np.finfo(float).eps * mean**2:  # all cells equal, up to rounding
         return Difference(mean, (mean, mean), 0.0, df_seed, float(mean == 0), seeds, items)
     if largest == both:
         parts = ms_seed**2 / df_seed + ms_item**2 / df_item + ms_res**2 / df_res

@@ -1,4 +1,4 @@
-"""Crossed seeds and items: the interval covers what it promises, and verdicts say tie by default."""
+"""Crossed seeds and items: the interval covers what it promises; verdicts say tie by default."""
 
 import numpy as np
 import pytest
