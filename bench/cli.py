@@ -186,6 +186,53 @@ def build(
         print(f"built {folder}; use it with: bench run --pair {folder}")
 
 
+@app.command
+def leaderboard(
+    *rows: Annotated[Path, Parameter(help="Files of rows (default: results/rows.jsonl).")],
+    out: Annotated[Path, Parameter(help="Folder of the tables and figures.")] = Path("results"),
+    check: Annotated[
+        bool, Parameter(help="Write nothing; exit 1 where files differ from rows.", negative=())
+    ] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Make the tables and figures of results/ from rows.jsonl files, merged by run id."""
+    from bench import figures, leaderboard, sheets
+
+    paths = rows or (Path("results/rows.jsonl"),)
+    published = (Path(__file__).parent / "published.toml").read_text(encoding="utf-8")
+    found = leaderboard.read_rows({str(path): read_text(path) for path in paths})
+    tables = leaderboard.make_tables(found)
+    made = sheets.documents(tables, published) | figures.draw_all(tables)
+    stale = [name for name in made if is_stale(out / name, made[name])] if check else []
+    if not check:
+        for name, content in made.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(content)
+    if as_json:
+        lines = sheets.records(tables)
+        print_json({"rows": len(found), "files": list(made), "stale": stale, "lines": lines})
+    else:
+        print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {out}")
+    if stale:
+        fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file given by the user."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def is_stale(path: Path, content: bytes) -> bool:
+    """Missing, or other bytes. A PNG need only be there: its bytes depend on the machine's zlib."""
+    if not path.is_file():
+        return True
+    return path.suffix != ".png" and path.read_bytes() != content
+
+
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """One JSON document on standard output."""
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False)

@@ -162,7 +162,7 @@ class Chunk:
 
 
 def log_softmax(logit_NV: Tensor) -> Tensor:
-    """log p, float32. Over 150,000 entries on CPU torch.log_softmax is off by 2e-5, this by 2e-6."""
+    """log p, float32: on CPU off by 2e-6 over 150,000 entries, torch.log_softmax by 2e-5."""
     logit_NV = logit_NV.float()
     logit_NV = logit_NV - logit_NV.amax(-1, keepdim=True).detach()
     return logit_NV - logit_NV.exp().sum(-1, keepdim=True).log()

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -149,7 +150,9 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     if "://" not in url:
         return JournalStorage(JournalFileBackend(url))
     try:
-        return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=3 * HEARTBEAT_S)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+            return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=3 * HEARTBEAT_S)
     except Exception as error:
         raise ConfigError(
             f"storage: {url!r} cannot be opened: {str(error).splitlines()[0]}"

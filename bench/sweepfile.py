@@ -131,7 +131,9 @@ def read_sweep(path: Path, runtime: Runtime) -> Sweep:
         raise ConfigError(f"{path}: {error}") from None
     except ValidationError as error:
         words = [part for item in error.errors() for part in reversed(item["loc"])]
-        raise ConfigError(f"{_place(path, text, words)}: {one_line(error)}") from None
+        line = one_line(error)
+        words += [*_quoted(line), line.partition(":")[0]]
+        raise ConfigError(f"{_place(path, text, words)}: {line}") from None
     except ConfigError as error:
         raise ConfigError(f"{_place(path, text, _quoted(error))}: {error}") from None
     plans: dict[str, Plan] = {}
@@ -166,7 +168,7 @@ def _check_tuning(path: Path, file: SweepFile, plans: Mapping[str, Plan]) -> Non
             )
 
 
-def _quoted(error: Exception) -> list[str]:
+def _quoted(error: object) -> list[str]:
     return re.findall(r"'([^']+)'", str(error))
 
 

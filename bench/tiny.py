@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -162,18 +161,25 @@ def retune_teacher(
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Qwen's byte-level scheme with a small vocabulary: 256 bytes, then one token for each word.
 
-    Any text encodes, and decodes to itself; there are no merges, so a piece outside the vocabulary
-    becomes its bytes.
+    Any text encodes, and decodes to itself (NFC, as Qwen); what is no word of the task becomes its
+    bytes. Words
+    are added tokens, not merges: `AutoTokenizer` rebuilds the tokenizer beside any Qwen2 model as
+    a `Qwen2Tokenizer`, which keeps added tokens but drops `ignore_merges`, and merges would need
+    many tokens more.
     """
-    to_symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    words = ["".join(part for part, _ in to_symbols.pre_tokenize_str(p)) for p in word_pieces()]
-    symbols = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *words])
-    vocab = {symbol: i for i, symbol in enumerate(symbols)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
+    byte_symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {symbol: i for i, symbol in enumerate(byte_symbols)}
+    bpe = models.BPE(vocab=vocab, merges=[], continuing_subword_prefix="", end_of_word_suffix="")
+    tokenizer = Tokenizer(bpe)
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"), to_symbols]
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in word_pieces()])
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in (PAD_TOKEN, EOS_TOKEN)]
     )
@@ -288,12 +294,12 @@ def _train_into(
 ) -> dict:
     """Trains `model` and saves it to `work_dir`'s parent under the name `role`.
 
-    Returns the steps taken and the seconds of the last session. A model that is there is kept.
+    Returns the steps taken. A model that is there is kept.
     """
     final, done = work_dir.parent / role, work_dir / f"{role}.json"
     if final.exists() and done.exists():
         return json.loads(done.read_text())
-    started, threads = time.monotonic(), torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(BUILD_THREADS)
     with nullcontext(progress) if progress else console_progress() as report:
         checkpoint = work_dir / f"{role}.pt"
@@ -301,7 +307,7 @@ def _train_into(
             model, tokenizer, recipe, seed=seed, checkpoint=checkpoint, label=label, progress=report
         )
     torch.set_num_threads(threads)
-    record = {"steps": steps, "seconds": round(time.monotonic() - started, 1)}
+    record = {"steps": steps}
     done.write_text(json.dumps(record))
     disable_progress_bar()
     model.save_pretrained(work_dir / role)

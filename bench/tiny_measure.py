@@ -42,7 +42,7 @@ ROLLOUTS = 512  # responses behind 1 - C and the prefix table
 class Distillation:
     """Plain `full` distillation: every sampled token, reverse KL, AdamW."""
 
-    steps: int = 100
+    steps: int = 60
     prompts_per_step: int = 64
     learning_rate: float = 3e-4
     clip_norm: float = 1.0

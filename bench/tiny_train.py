@@ -116,7 +116,7 @@ def generate(
     attention_BT = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
     position_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
     cache, sampled, is_done_B = None, [], torch.zeros(len(prompts), dtype=torch.bool)
-    newline_ids = torch.tensor(tokenizer.convert_tokens_to_ids(["\u010a", "?\u010a"]))
+    newline_ids = torch.tensor([tokenizer.encode(text)[-1] for text in ("\n", "?\n")])
     for _ in range(max_new_tokens):
         out = model(
             input_ids=token_BT, attention_mask=attention_BT, position_ids=position_BT,

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen3Config
 
 from bench.arithmetic import make_problem, prompt_text, solution_text
 from bench.tiny import ASSETS, RECIPES, build_model, build_pair, build_tokenizer, retune_teacher
+from bench.tiny_card import readme_text
 from bench.tiny_train import greedy_accuracy, training_batch
 
 PAIRS = ("tiny-qwen3", "tiny-qwen2.5")
@@ -36,7 +37,7 @@ def test_any_text_survives_the_tokenizer(tokenizer):
 def test_digits_are_single_tokens_and_words_are_one(tokenizer):
     ids = tokenizer.encode("Mia has 120 cups.")
     assert tokenizer.convert_ids_to_tokens(ids) == [
-        "Mia", "Ġhas", "Ġ", "1", "2", "0", "Ġcups", ".",
+        "Mia", " has", "Ġ", "1", "2", "0", " cups", ".",
     ]  # fmt: skip
 
 
@@ -65,11 +66,19 @@ def test_the_wordings_part_at_the_first_token_of_a_step(tokenizer):
     assert len(firsts["verb"]) > 16
 
 
-def test_the_tokenizer_reloads_as_it_was_built(tokenizer, tmp_path):
+@pytest.mark.parametrize("config_class", [Qwen3Config, Qwen2Config])
+def test_the_tokenizer_reloads_as_it_was_built_beside_either_model(
+    config_class, tokenizer, tmp_path
+):
+    config_class().save_pretrained(tmp_path)  # AutoTokenizer picks its class by the model's
     tokenizer.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     assert (again.eos_token, again.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    for prompt, response in texts(100):
+        assert again.encode(prompt + response) == tokenizer.encode(prompt + response)
+        assert again.decode(again.encode(prompt + response)) == prompt + response
 
 
 def test_training_targets_are_the_response_and_its_eos_alone(tokenizer):
@@ -131,10 +140,24 @@ def test_the_card_is_of_the_shipped_build(name):
     card = json.loads((ASSETS / name / "card.json").read_text())
     build = json.loads((ASSETS / name / "build.json").read_text())
     assert card["build"] == build
+    assert (ASSETS / name / "README.md").read_text() == readme_text(name, card)
     assert build["recipe"]["architecture"] == RECIPES[name].architecture
     for role in ("teacher", "student"):
         shipped, current = build["recipe"][role], getattr(RECIPES[name], role)
         assert shipped == json.loads(json.dumps(vars(current)))
+
+
+def test_the_card_shows_the_regimes_apart():
+    """The pairs differ as promised: off-support mass, accuracies, and room for distillation."""
+    cards = {name: json.loads((ASSETS / name / "card.json").read_text()) for name in PAIRS}
+    for k in ("4", "16"):
+        matched, mismatched = (cards[name]["off_support"][k] for name in PAIRS)
+        assert mismatched >= 3 * matched
+    for name, lift in (("tiny-qwen3", 0.15), ("tiny-qwen2.5", 0.10)):
+        assert cards[name]["full"]["lift"] >= lift
+        assert cards[name]["accuracy"]["teacher"]["tune"] >= 0.9
+        assert 0.25 <= cards[name]["accuracy"]["student"]["tune"] <= 0.55
+    assert min(cards["tiny-qwen2.5"]["teacher_by_wording"].values()) >= 0.9
 
 
 def tiny_recipe(name, steps, stop_at=None):

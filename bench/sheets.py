@@ -1,0 +1,410 @@
+"""Tables -> text: Markdown, CSV, LaTeX, and the README's short table. Pure: no input or output."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from bench.config import PRESETS
+from bench.leaderboard import (
+    BOOTSTRAP_DRAWS,
+    BOOTSTRAP_SEED,
+    Comparison,
+    Line,
+    Ranks,
+    Table,
+    k_groups,
+    overall,
+    regime_name,
+)
+from bench.stats import MIN_EFFECT
+
+HEADLINE_KEEP = 0.05
+HEADLINE = (
+    "random", "entropy", "forward_kl", "tip", "teachability", "teachability_released",
+    "incompatible",
+)  # fmt: skip
+"""Rules of the short table, chosen before any result: the paper's own and its rivals."""
+NONE = "—"
+
+HEADER = (
+    "selector", "keep", "seeds", "accuracy %", "seed sd", "vs full", "vs random, same keep",
+    "P(beats random)", "realised keep", "no answer %", "cut off %", "tokens scored",
+    "tokens trained", "training s", "peak MiB",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text, for Markdown and LaTeX alike."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+def points(value: float, sign: bool = True) -> str:
+    """A share as percentage points with one digit; never minus zero."""
+    number = round(100 * value, 1) + 0.0
+    return (f"{number:+.1f}" if sign and number else f"{number:.1f}").replace("-", "−")
+
+
+def difference_text(found: Comparison | None) -> str:
+    if found is None:
+        return NONE
+    if found.crossed is None:
+        return f"{points(found.mean)} (1 seed) {NONE}"
+    low, high = (points(end) for end in found.crossed.ci95)
+    return f"{points(found.mean)} ({low} to {high}) {found.verdict}"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """`0–4` for a run of numbers, else a list."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}–{seeds[-1]}"
+    return ", ".join(map(str, seeds)) or "none"
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    rates = (points(line.parse_failure_rate, False), points(line.truncation_rate, False))
+    if not line.runs:
+        return (line.label, NONE, NONE, points(line.accuracy, False), *[NONE] * 5, *rates,
+                *[NONE] * 4)  # fmt: skip
+    return (
+        line.label,
+        f"{line.keep:g}",
+        str(len(line.runs)),
+        points(line.accuracy, False),
+        NONE if line.seed_sd is None else points(line.seed_sd, False),
+        difference_text(line.vs_full),
+        difference_text(line.vs_random),
+        NONE if line.beats_random is None else f"{line.beats_random:.2f}",
+        f"{line.mean_of(lambda run: run.realised_keep):.4f}",
+        *rates,
+        f"{line.mean_of(lambda run: run.tokens['scored']):,.0f}",
+        f"{line.mean_of(lambda run: run.tokens['trained']):,.0f}",
+        f"{line.training_seconds:.0f}",
+        f"{line.peak_memory_bytes / 2**20:,.0f}",
+    )
+
+
+def table_sheet(table: Table) -> Sheet:
+    kind = ", rules that weight every token" if table.is_weights else ""
+    header, rows = HEADER, [_cells(line) for line in table.lines]
+    if table.is_weights:  # no keep to match, so no `random` to compare with
+        header = tuple("effective tokens" if n == "keep" else n for n in header)
+        sizes = [line.effective_sample_size for line in table.lines]
+        rows = [(row[0], NONE if size is None else f"{size:,.0f}", *row[2:])
+                for row, size in zip(rows, sizes, strict=True)]  # fmt: skip
+        left_out = {HEADER.index("vs random, same keep"), HEADER.index("P(beats random)")}
+        header = tuple(n for i, n in enumerate(header) if i not in left_out)
+        rows = [tuple(c for i, c in enumerate(row) if i not in left_out) for row in rows]
+    title = f"{table.pair}, {table.task}, regime {table.regime}{kind}"
+    return Sheet(title, header, tuple(rows), tuple(_notes(table)))
+
+
+def _notes(table: Table) -> list[str]:
+    family = len(table.comparisons())
+    smallest = []
+    for name in ("full", "random"):
+        of_name = [getattr(line, f"vs_{name}") for line in table.lines]
+        sizes = [c.crossed.smallest_detectable for c in of_name if c and c.crossed]
+        if sizes:
+            smallest.append(f"{points(median(sizes), False)} points against {name}")
+    notes = [f"{table.items:,} items; every seed's checkpoint answers all of them."]
+    if smallest:
+        notes.append(
+            "Smallest effect that this design detects (80 % power, one comparison at 5 %; median "
+            f"over rows): {', '.join(smallest)}."
+        )
+    seeds = [f"{line.label}{'' if line.label == 'full' else f' at keep {line.keep:g}'} "
+             f"{seeds_text(line.seeds)}"
+             for name in ("full", "random") for line in table.arms(name)]  # fmt: skip
+    notes += [f"Seeds: {'; '.join(seeds)}."] if seeds else []
+    notes.append(
+        f"Holm family: {family} comparison{'' if family == 1 else 's'}; a difference of at most "
+        f"{100 * MIN_EFFECT:g} point is a tie."
+    )
+    notes.append(f"Checkpoint: last step of a fixed horizon ({table.steps} steps).")
+    machines = sorted({(run.provenance.get("device", "?"), run.provenance.get("threads", "?"))
+                       for line in table.arms() for run in line.runs}, key=str)  # fmt: skip
+    notes.append(f"Ran on: {'; '.join(f'{d}, {n} threads' for d, n in machines)}.")
+    missing = [] if table.arms("full") else ["no `full` run: no difference from it"]
+    if not table.is_weights:
+        keeps = {line.keep for line in table.arms() if line.selector != "full"}
+        keeps -= {line.keep for line in table.arms("random")}
+        missing += [f"no `random` run at keep {keep:g}" for keep in sorted(keeps)]
+    notes += [f"Missing: {'; '.join(missing)}."] if missing else []
+    return [*notes, *(f"{warning}." for warning in table.warnings)]
+
+
+def ranks_sheet(ranks: Ranks) -> Sheet:
+    rows = [
+        (label, f"{mean:.1f}", f"{low:.1f} to {high:.1f}", *(f"{rank:g}" for rank in by_pair))
+        for label, mean, (low, high), by_pair in ranks.lines
+    ]
+    return Sheet(
+        f"Average rank over pairs: {ranks.task}, regime {ranks.regime}, keep {ranks.keep:g}",
+        ("selector", "average rank", "95 % over seeds", *ranks.pairs),
+        tuple(rows),
+        (
+            f"Rank 1 is the best of {len(rows)} rules by mean accuracy; ties share a rank. The "
+            f"interval resamples the training seeds ({BOOTSTRAP_DRAWS:,} draws, generator seed "
+            f"{BOOTSTRAP_SEED}); it holds no variance of items or of pairs.",
+        ),
+    )
+
+
+def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
+    """Accuracy by K of every rule that has several."""
+    lines = {(line.label, line.keep, k): line for k, table in by_k.items() for line in table.arms()}
+    rows = []
+    for label, keep in sorted({key[:2] for key in lines}, key=lambda key: (key[1], key[0])):
+        found = [lines.get((label, keep, k)) for k in by_k]
+        if sum(line is not None for line in found) > 1 or label in ("full", "random"):
+            rows.append((label, f"{keep:g}", *(NONE if x is None else _short(x) for x in found)))
+    first = next(iter(by_k.values()))
+    regime = regime_name({n: v for n, v in first.changes.items() if n != "k"})
+    return Sheet(
+        f"K-sensitivity: {first.pair}, {first.task}, regime {regime}",
+        ("selector", "keep", *(f"K = {k}" for k in by_k)),
+        tuple(rows),
+        ("Accuracy % ± seed sd (seeds). `full` and `random` do not read K.",),
+    )
+
+
+def _short(line: Line) -> str:
+    spread = "" if line.seed_sd is None else f" ± {points(line.seed_sd, False)}"
+    return f"{points(line.accuracy, False)}{spread} ({len(line.runs)})"
+
+
+def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
+    """Reported numbers beside ours: what compares is the difference from `full`."""
+    rows = []
+    for source in tomllib.loads(published)["source"]:
+        full = {r.get("pair"): r["score"] for r in source["reported"] if r["rule"] == "full"}
+        for reported in source["reported"]:
+            arxiv = f"{source['name']}, arXiv {source['arxiv']}" if "arxiv" in source else None
+            keep, base = reported.get("keep"), full.get(reported.get("pair"))
+            change = None if base is None else round(reported["score"] - base, 2) / 100
+            is_full = reported["rule"] == "full"
+            rows.append((
+                arxiv or source["name"],
+                source.get("benchmark", "not stated"),
+                reported.get("pair", "not stated"),
+                reported["rule"],
+                f"{keep:g}" if keep is not None else "not stated",
+                f"{reported['score']:.1f}",
+                NONE if is_full or change is None else points(change),
+                NONE if is_full else _ours(reported["ours"], keep, tables),
+            ))  # fmt: skip
+    return Sheet(
+        "Reported elsewhere, beside ours",
+        ("source", "benchmark", "pair", "rule", "keep", "reported %", "reported − full",
+         "ours − full, same keep"),
+        tuple(rows),
+        ("The reported numbers are others', on other models, data and budgets: none was measured "
+         "here. Ours are paired differences from `full` under the default regime and the preset "
+         "`paper`, with their verdicts.",),
+    )  # fmt: skip
+
+
+def _ours(names: Sequence[str], keep: float | None, tables: Iterable[Table]) -> str:
+    found = [
+        f"{line.label} on {table.pair}, {table.regime}: {points(line.vs_full.mean)} "
+        f"{line.vs_full.verdict or '(1 seed)'}"
+        for table in tables
+        if table.regime in ("default", *PRESETS)
+        for line in table.arms()
+        if line.selector in names and line.keep == keep and line.vs_full
+    ]
+    return "; ".join(found) or NONE
+
+
+def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
+    """The rules of HEADLINE at one keep, a pair a column, in the first regime that has them."""
+    scored = [table for table in tables if not table.is_weights and table.arms()]
+    if not scored:
+        return None
+    first = scored[0]
+    shown = [t for t in scored if (t.changes, t.task) == (first.changes, first.task)]
+    keeps = sorted({line.keep for t in shown for line in t.arms() if line.selector != "full"})
+    if not keeps:
+        return None
+    keep = HEADLINE_KEEP if HEADLINE_KEEP in keeps else keeps[0]
+    named: dict[str, list[Line | None]] = {}
+    for place, table in enumerate(shown):
+        for line in table.lines:
+            is_shown = line.selector in ("", "full") or (
+                line.selector in HEADLINE and line.keep == keep
+            )
+            if is_shown:
+                named.setdefault(line.label, [None] * len(shown))[place] = line
+    rows = sorted(named.items(), key=lambda item: _headline_order(*item))
+    header = ["selector"]
+    for table in shown:
+        header += [f"{table.pair} %", "vs full", "vs random"]
+    text = [
+        (label, *(cell for line in lines for cell in _headline_cells(line)))
+        for label, lines in rows
+    ]
+    notes = (
+        f"Accuracy on {first.task} ± seed sd (seeds), {first.items:,} items, keep {keep:g}, regime "
+        f"{first.regime}; paired differences in points with verdicts (Holm over all comparisons "
+        f"of the full table, at least {100 * MIN_EFFECT:g} point). The rules were chosen before "
+        "any result.",
+    )
+    return Sheet("", tuple(header), tuple(text), notes)
+
+
+def _headline_order(label: str, lines: Sequence[Line | None]) -> tuple:
+    first = {"untrained": 0, "teacher": 1, "full": 2}.get(label, 3)
+    return (first, -sum(line.accuracy for line in lines if line) / len(lines), label)
+
+
+def _headline_cells(line: Line | None) -> tuple[str, str, str]:
+    if line is None:
+        return (NONE, NONE, NONE)
+    if not line.runs:
+        return (points(line.accuracy, False), NONE, NONE)
+    both = [NONE if c is None else f"{points(c.mean)} {c.verdict or '(1 seed)'}"
+            for c in (line.vs_full, line.vs_random)]  # fmt: skip
+    return (_short(line), both[0], both[1])
+
+
+INTRODUCTION = """\
+# Leaderboard
+
+Generated by `bench leaderboard` from rows.jsonl; do not edit. A table holds one pair, one task and
+one regime (`default`: every setting at its default; otherwise what differs). Differences are
+paired over common seeds and all items, in points, with 95 % intervals over crossed seeds and items
+(`bench/stats.py`); the intervals are of one comparison, the verdicts are Holm-adjusted over the
+table. *tie* means: not shown to differ by more than the minimal effect. Seconds are without
+evaluation. `leaderboard.csv` has every number.
+"""
+
+
+def to_markdown(sheets: Sequence[Sheet]) -> str:
+    return INTRODUCTION + "".join("\n" + _markdown(sheet) for sheet in sheets)
+
+
+def _markdown(sheet: Sheet) -> str:
+    lines = [f"## {sheet.title}", ""] if sheet.title else []
+    lines += [_bar(sheet.header), "|" + "---|" * len(sheet.header)]
+    for row in sheet.rows:
+        lines.append(_bar([re.sub(r"\b(better|worse)$", r"**\1**", cell) for cell in row]))
+    return "\n".join([*lines, "", " ".join(sheet.notes), ""])
+
+
+def _bar(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$",
+    "±": r"$\pm$", "→": r"$\to$", "–": "--", "—": "---", "<": "$<$", ">": "$>$", "`": "",
+}  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def to_latex(sheets: Sequence[Sheet]) -> str:
+    """One `table` environment a sheet; needs booktabs and graphicx."""
+    parts = ["% Generated by bench leaderboard; needs \\usepackage{booktabs,graphicx}."]
+    for sheet in sheets:
+        columns = "l" + "r" * (len(sheet.header) - 1)
+        rows = [" & ".join(map(latex_text, row)) + r" \\" for row in sheet.rows]
+        parts += [
+            r"\begin{table}",
+            rf"\caption{{{latex_text(sheet.title)}. {latex_text(' '.join(sheet.notes))}}}",
+            r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(latex_text, sheet.header)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def frame(tables: Iterable[Table]) -> pd.DataFrame:
+    """Every line of every table with all its numbers: shares, not per cent."""
+    return pd.DataFrame(records(tables))
+
+
+def records(tables: Iterable[Table]) -> list[dict[str, Any]]:
+    """The lines of `frame`, as `bench leaderboard --json` prints them."""
+    return [_record(table, line) for table in tables for line in table.lines]
+
+
+def _record(table: Table, line: Line) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "pair": table.pair, "task": table.task, "regime": table.regime,
+        "kind": "baseline" if not line.runs else "weight" if table.is_weights else "score",
+        "selector": line.selector or line.label, "params": line.params, "keep": line.keep if line.runs else None,
+        "seeds": len(line.runs) or None, "items": table.items, "accuracy": line.accuracy,
+        "ci95_low": line.ci95[0], "ci95_high": line.ci95[1], "seed_sd": line.seed_sd,
+    }  # fmt: skip
+    for name in ("vs_full", "vs_random"):
+        found: Comparison | None = getattr(line, name)
+        crossed = found.crossed if found else None
+        record |= {
+            name: found.mean if found else None,
+            f"{name}_seeds": found.seeds if found else None,
+            f"{name}_low": crossed.ci95[0] if crossed else None,
+            f"{name}_high": crossed.ci95[1] if crossed else None,
+            f"{name}_p": crossed.p_value if crossed else None,
+            f"{name}_smallest_detectable": crossed.smallest_detectable if crossed else None,
+            f"{name}_verdict": found.verdict if found else None,
+        }
+    record |= {
+        "probability_of_improvement": line.beats_random,
+        "parse_failure_rate": line.parse_failure_rate,
+        "truncation_rate": line.truncation_rate,
+    }
+    costs = {
+        "realised_keep": lambda run: run.realised_keep,
+        "tokens_sampled": lambda run: run.tokens["sampled"],
+        "tokens_scored": lambda run: run.tokens["scored"],
+        "tokens_trained": lambda run: run.tokens["trained"],
+        "clipped_step_share": lambda run: run.clipped_step_share,
+    }
+    return record | {
+        **{name: line.mean_of(cost) if line.runs else None for name, cost in costs.items()},
+        "training_seconds": line.training_seconds if line.runs else None,
+        "peak_memory_bytes": line.peak_memory_bytes if line.runs else None,
+        "effective_sample_size": line.effective_sample_size,
+    }
+
+
+def documents(tables: Sequence[Table], published: str) -> dict[str, bytes]:
+    """File name -> content of the Markdown, CSV and LaTeX tables and of the README's short table."""
+    ranks, by_pair = overall(tables), {table.pair for table in tables}
+    sheets = [table_sheet(table) for table in tables]
+    sheets += [ranks_sheet(found) for found in ranks]
+    sheets += [k_sheet(group) for group in k_groups(tables)]
+    sheets.append(published_sheet(published, tables))
+    markdown = to_markdown(sheets)
+    if not ranks:
+        why = "one pair" if len(by_pair) == 1 else "no rule that two pairs share in one regime"
+        markdown += f"\nAverage rank over pairs: {why}, so there is none.\n"
+    headline = headline_sheet(tables)
+    csv = frame(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    texts = {
+        "leaderboard.md": markdown,
+        "leaderboard.csv": csv,
+        "leaderboard.tex": to_latex(sheets),
+        "headline.md": _markdown(headline) if headline else "",
+    }
+    return {name: text.encode() for name, text in texts.items()}

@@ -1,0 +1,275 @@
+"""Sweeps: every trial exactly once, whoever dies; files that say where they are wrong."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from small_pair import pair_folder
+from test_cli import call
+
+from bench.config import ConfigError, Runtime
+from bench.sweep import SweepStudy, dry_run, work
+from bench.sweepfile import read_sweep
+
+ROOT = Path(__file__).parent.parent
+QUIET = Runtime(device="cpu", progress="off")
+
+TOML = """
+name = "small"
+pairs = [{pair}]
+selectors = ["full", "random", "entropy"]
+seeds = [0, 1]
+
+[base]
+prompts_per_step = 6
+max_new_tokens = 10
+steps = {steps}
+eval_items = 8
+k = 8
+
+[grid]
+keep = [0.1, 0.3]
+"""
+
+
+def write(folder, text=TOML, **values):
+    path = folder / "small.toml"
+    path.write_text(text.format(**{"pair": json.dumps(str(pair_folder())), "steps": 2, **values}))
+    return path
+
+
+def runtime(folder, **values):
+    return QUIET.model_copy(update={"runs_dir": folder / "runs", **values})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_sweep_reads(path):
+    sweep = read_sweep(path, Runtime())
+    assert sweep.file.name == path.stem
+    assert sweep.file.about
+    assert len(sweep.plans) > 1
+
+
+def test_points_are_crossed_and_full_ignores_keep(tmp_path):
+    sweep = read_sweep(write(tmp_path), runtime(tmp_path))
+    points = [(p.experiment.seed, p.experiment.selector, p.experiment.keep) for p in sweep.plans]
+    assert points == [
+        (seed, selector, keep)
+        for seed in (0, 1)
+        for selector, keeps in (("full", [1]), ("random", [0.1, 0.3]), ("entropy", [0.1, 0.3]))
+        for keep in keeps
+    ]
+    assert all(p.experiment.steps == 2 for p in sweep.plans)
+
+
+def test_more_blocks_add_points_and_inherit_the_rest(tmp_path):
+    more = TOML + '\n[[also]]\nselectors = ["full"]\nseeds = [0, 5]\ngrid = {{}}\n'
+    sweep = read_sweep(write(tmp_path, more), runtime(tmp_path))
+    assert len(sweep.plans) == 11
+    assert (sweep.plans[-1].experiment.selector, sweep.plans[-1].experiment.seed) == ("full", 5)
+    assert sweep.plans[-1].experiment.steps == 2
+
+
+BAD = [
+    ('"entropy"]', '"entropi"]', "small.toml:4", "did you mean 'entropy'"),
+    ("keep = [0.1, 0.3]", "keep = [0.1, 3.0]", "small.toml:15", "less than or equal to 1"),
+    ("steps = 2", "stepz = 2", "small.toml:10", "did you mean 'steps'"),
+    ("[grid]", "[gird]", "small.toml:14", "extra inputs"),
+    ("seeds = [0, 1]", "seeds = []", "small.toml:5", "at least 1 item"),
+    ("seeds = [0, 1]", "seeds = [0, 1", "small.toml", "line 7"),
+    ("keep = [0.1, 0.3]", "seed = [1]", "small.toml:15", "list it under `seeds`"),
+    ('name = "small"', 'name = "a b"', "small.toml:2", "pattern"),
+]
+
+
+@pytest.mark.parametrize("old, new, place, message", BAD)
+def test_a_mistake_is_named_with_its_line(capsys, tmp_path, old, new, place, message):
+    path = write(tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    code, out, err = call(capsys, "sweep", path, "--runs-dir", tmp_path / "runs")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert place in err and message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_queue_is_filled_once(tmp_path):
+    sweep = read_sweep(write(tmp_path), runtime(tmp_path))
+    for _ in range(3):
+        found = SweepStudy(sweep, None, runtime(tmp_path))
+        found.enqueue()
+    assert len(found.study.get_trials(states=(TrialState.WAITING,))) == 10
+    assert found.status().left == 10
+
+
+def test_a_trial_of_a_dead_worker_is_failed_and_enqueued_again(tmp_path):
+    found = SweepStudy(read_sweep(write(tmp_path), runtime(tmp_path)), None, runtime(tmp_path))
+    found.enqueue()
+    trial = found.study.ask()
+    run_id = trial.user_attrs["run_id"]
+    with found.trial_lock(run_id):
+        found.recover()
+        assert found.study.trials[trial.number].state == TrialState.RUNNING
+    found.recover()
+    assert found.study.trials[trial.number].state == TrialState.FAIL
+    status = found.status()
+    assert (status.left, status.running, status.failed) == (10, 0, {})
+    waiting = found.study.get_trials(states=(TrialState.WAITING,))
+    assert [t.user_attrs["run_id"] for t in waiting].count(run_id) == 1
+
+
+def test_a_trial_that_fails_by_its_own_fault_is_recorded_and_the_rest_goes_on(tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text(
+        "from bench import selector\n\n\n@selector('broken')\ndef broken(signals):\n"
+        "    return signals.uniform_BT / 0 * 0\n"
+    )
+    text = TOML.replace('["full", "random", "entropy"]', f'["{rule}:broken", "random"]')
+    path = write(tmp_path, text)
+    sweep = read_sweep(path, runtime(tmp_path))
+    work(_enqueued(sweep, tmp_path), None, runtime(tmp_path))
+    status = SweepStudy(sweep, None, runtime(tmp_path)).status()
+    assert (status.total, status.done, status.left) == (8, 4, 0)
+    assert len(status.failed) == 4
+    assert all("'broken' returned" in error for error in status.failed.values())
+    found = SweepStudy(sweep, None, runtime(tmp_path))
+    assert found.retry_failed() == 4
+    assert found.status().left == 4
+
+
+def _enqueued(sweep, tmp_path):
+    SweepStudy(sweep, None, runtime(tmp_path)).enqueue()
+    return sweep
+
+
+def test_the_trials_hold_what_a_dashboard_shows(tmp_path):
+    text = TOML.replace("seeds = [0, 1]", "seeds = [0]").replace('"full", ', "")
+    sweep = read_sweep(write(tmp_path, text), runtime(tmp_path))
+    work(_enqueued(sweep, tmp_path), None, runtime(tmp_path))
+    trials = SweepStudy(sweep, None, runtime(tmp_path)).study.trials
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    assert [(t.params["selector"], t.params["keep"]) for t in trials] == [
+        ("random", 0.1), ("random", 0.3), ("entropy", 0.1), ("entropy", 0.3),
+    ]  # fmt: skip
+    rows = rows_of(tmp_path)
+    assert [t.value for t in trials] == [
+        row["scores"]["trained"]["tiny_math"]["mean"] for row in rows
+    ]
+    dry = dry_run(tmp_path / "small.toml", runtime(tmp_path), workers=2)
+    assert (dry["total"], dry["done"], dry["left"], dry["seconds_left"]) == (4, 4, 0, 0.0)
+
+
+def rows_of(folder):
+    text = (folder / "runs" / "rows.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def start(path, folder, *more):
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "bench", "sweep", str(path), "--workers", "2", "--device", "cpu",
+            "--runs-dir", str(folder / "runs"), "--checkpoint-every", "2", *more,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def children(process):
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.parametrize("storage", ["journal", "postgresql"])
+def test_two_workers_and_random_kills_end_with_each_trial_done_once(
+    tmp_path, storage, request, monkeypatch
+):
+    more = []
+    if storage == "postgresql":
+        more = ["--storage", request.getfixturevalue("postgresql_url")]
+    text = TOML.replace("seeds = [0, 1]", "seeds = [0]")
+    path = write(tmp_path, text, steps=8)
+    generator = random.Random(0)
+    process = start(path, tmp_path, *more)
+    for _ in range(3):
+        time.sleep(4 + 3 * generator.random())
+        workers = children(process)
+        if workers and process.poll() is None:
+            os.kill(generator.choice(workers), signal.SIGKILL)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)  # and the parent too; its workers save and leave
+    process.communicate()
+    done = start(path, tmp_path, *more, "--json")
+    out, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err
+    status = json.loads(out)
+    assert (status["total"], status["done"], status["failed"]) == (5, 5, {})
+    rows = [row["run_id"] for row in rows_of(tmp_path)]
+    sweep = read_sweep(path, runtime(tmp_path))
+    assert sorted(rows) == sorted(plan.run_id for plan in sweep.plans)
+    url = more[1] if more else None
+    trials = SweepStudy(sweep, url, runtime(tmp_path)).study.trials
+    complete = [t.user_attrs["run_id"] for t in trials if t.state == TrialState.COMPLETE]
+    assert sorted(complete) == sorted(rows)
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
+    text = TOML.replace("seeds = [0, 1]", "seeds = [0]").replace('"full", ', "")
+    path = write(tmp_path, text, steps=30)
+    process = start(path, tmp_path)
+    for _ in range(600):
+        if sum(f.read_text().count("\n") for f in tmp_path.glob("runs/*/metrics.jsonl")) > 4:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "the same command goes on from there" in err.splitlines()[-1]
+    assert list(tmp_path.glob("runs/*/checkpoints/step-*"))
+    done = start(path, tmp_path, "--json")
+    out, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err
+    assert json.loads(out)["done"] == 4
+
+
+@pytest.fixture
+def postgresql_url():
+    """A PostgreSQL server of one's own on loopback, in a temporary folder."""
+    binary = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))), None)
+    if binary is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg")
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if owner:
+        shutil.chown(folder, "postgres")
+    port = 20000 + os.getpid() % 20000
+
+    def control(*arguments):
+        subprocess.run([*owner, *arguments], check=True, capture_output=True, cwd=folder)
+
+    control(binary.with_name("initdb"), "-D", folder / "data", "-A", "trust", "-U", "bench")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    control(binary, "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://bench@127.0.0.1:{port}/postgres"
+    finally:
+        control(binary, "-D", folder / "data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_an_unknown_storage_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="storage: 'nosuch://x' cannot be opened"):
+        SweepStudy(read_sweep(write(tmp_path), runtime(tmp_path)), "nosuch://x", runtime(tmp_path))
