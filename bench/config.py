@@ -133,7 +133,7 @@ class Experiment(_Settings):
     """Parameters of the objective, as name=value (jsd: beta)."""
     normalize: Normalize = "selected"
     """Denominator: selected tokens, all sampled tokens, or per-response means."""
-    steps: Count = 100
+    steps: Count = 60
     """Optimizer steps; the checkpoint reported is the last one."""
     prompts_per_step: Count = 64
     """Prompts in an optimizer batch."""
@@ -212,7 +212,7 @@ class Runtime(_Settings):
     """Logits (positions x vocabulary) held at once."""
     eval_batch: Count = 256
     """Items per evaluation batch."""
-    checkpoint_every: Count = 25
+    checkpoint_every: Count = 20
     """Steps between checkpoints; the last two are kept."""
     log_signals: tuple[str, ...] = ()
     """Further signals whose means are logged (costs their computation)."""

@@ -352,7 +352,8 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
     record: dict[str, Any] = {
         "pair": table.pair, "task": table.task, "regime": table.regime,
         "kind": "baseline" if not line.runs else "weight" if table.is_weights else "score",
-        "selector": line.selector or line.label, "params": line.params, "keep": line.keep if line.runs else None,
+        "selector": line.selector or line.label, "params": line.params,
+        "keep": line.keep if line.runs else None,
         "seeds": len(line.runs) or None, "items": table.items, "accuracy": line.accuracy,
         "ci95_low": line.ci95[0], "ci95_high": line.ci95[1], "seed_sd": line.seed_sd,
     }  # fmt: skip
@@ -389,7 +390,7 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
 
 
 def documents(tables: Sequence[Table], published: str) -> dict[str, bytes]:
-    """File name -> content of the Markdown, CSV and LaTeX tables and of the README's short table."""
+    """File name -> content: the tables as Markdown, CSV and LaTeX, and the README's short one."""
     ranks, by_pair = overall(tables), {table.pair for table in tables}
     sheets = [table_sheet(table) for table in tables]
     sheets += [ranks_sheet(found) for found in ranks]
@@ -400,7 +401,7 @@ def documents(tables: Sequence[Table], published: str) -> dict[str, bytes]:
         why = "one pair" if len(by_pair) == 1 else "no rule that two pairs share in one regime"
         markdown += f"\nAverage rank over pairs: {why}, so there is none.\n"
     headline = headline_sheet(tables)
-    csv = frame(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    csv = frame(tables).round(9).to_csv(index=False, float_format="%.12g", lineterminator="\n")
     texts = {
         "leaderboard.md": markdown,
         "leaderboard.csv": csv,

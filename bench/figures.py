@@ -1,0 +1,451 @@
+"""Tables -> figures as SVG and PNG bytes. Pure: no input or output; equal tables, equal SVG bytes.
+
+Text is drawn as paths of a font that matplotlib brings along, hashes are salted with a constant and
+no date is written, so an SVG depends on the tables and on matplotlib's version alone. A PNG also
+depends on the zlib it was packed with, and is not compared by `bench leaderboard --check`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from bench.leaderboard import Comparison, Line, Table, k_groups, regime_name
+from bench.records import digest8
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+"""Okabe and Ito's palette: told apart by colour-blind readers."""
+GREY, PALE = "#6E6E6E", "#D5D5D5"
+VERDICT_COLOUR = {"better": BLUE, "worse": VERMILION, "tie": GREY, None: GREY}
+VERDICT_MARKER = {"better": "^", "worse": "v", "tie": "o", None: "."}
+LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+WIDTH, WIDE = 3.5, 7.2
+"""Inches: one column of a paper, and two."""
+STYLE: dict[str, Any] = {
+    "svg.hashsalt": "opd-bench",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "figure.facecolor": "white",
+    "axes.grid": False,
+}
+
+
+def draw_all(tables: Sequence[Table]) -> dict[str, bytes]:
+    """File name -> content of every figure that has data, each as SVG and PNG."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)  # pyright: ignore
+        drawn = {}
+        for name, figure in _figures(tables):
+            for kind in ("svg", "png"):
+                drawn[f"figures/{name}.{kind}"] = _bytes(figure, kind)
+        return drawn
+
+
+def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
+    kinds: dict[str, Callable[[Table], Figure | None]] = {
+        "differences": differences,
+        "keep": accuracy_by_keep,
+        "tokens": lambda table: pareto(table, "tokens"),
+        "seconds": lambda table: pareto(table, "seconds"),
+        "curve": learning_curves,
+    }
+    for table in tables:
+        for kind, draw in kinds.items():
+            figure = None if table.is_weights and kind == "keep" else draw(table)
+            if figure is not None:
+                weights = "-weights" if table.is_weights else ""
+                place = (table.pair, table.task, table.regime)
+                yield f"{kind}{weights}-{'-'.join(map(slug, place))}", figure
+    for by_k in k_groups(tables):
+        figure = k_sensitivity(by_k)
+        if figure is not None:
+            first = next(iter(by_k.values()))
+            place = (first.pair, first.task, _without_k(first))
+            yield f"k-{'-'.join(map(slug, place))}", figure
+
+
+def _bytes(figure: Figure, kind: str) -> bytes:
+    file = BytesIO()
+    metadata = {"Date": None, "Creator": "opd-bench"} if kind == "svg" else {"Software": None}
+    figure.savefig(file, format=kind, dpi=200, metadata=metadata)
+    return file.getvalue()
+
+
+def slug(text: str) -> str:
+    """Part of a file name; where the text does not survive whole, its hash is added."""
+    plain = re.sub(r"[^\w.]+", "-", text).strip("-")[-40:].strip("-")
+    return plain if re.sub(r"[^\w.]", "-", text) == plain else f"{plain}-{digest8(text)}"
+
+
+def _without_k(table: Table) -> str:
+    return regime_name({name: value for name, value in table.changes.items() if name != "k"})
+
+
+def _per_cent(value: float | Sequence[float] | np.ndarray) -> Any:
+    return 100 * np.asarray(value)
+
+
+def _keep_name(keep: float) -> str:
+    return f"{100 * keep:g} %"
+
+
+def _head(figure: Figure, table: Table, claim: str, regime: str | None = None) -> None:
+    where = f"{table.pair}, {table.task}, regime {regime or table.regime}"
+    figure.suptitle(claim, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    figure.text(0.01, 0.005, f"{where}; {table.items:,} items", fontsize=5.5, color=GREY, ha="left")
+
+
+def _band(axes: Axes, x: Sequence[float], lines: Sequence[Line], colour: str, **kw: Any) -> None:
+    """Mean accuracies with their 95 % intervals over seeds and items."""
+    low, high = zip(*(line.ci95 for line in lines), strict=True)
+    if len(x) > 1:
+        axes.fill_between(x, _per_cent(low), _per_cent(high), color=colour, alpha=0.2, lw=0)
+    else:
+        axes.vlines(x, _per_cent(low), _per_cent(high), color=colour, alpha=0.5, lw=1)
+    axes.plot(x, _per_cent([line.accuracy for line in lines]), color=colour, marker="o", **kw)
+
+
+# --- differences ---------------------------------------------------------------------------------
+
+
+def differences(table: Table) -> Figure | None:
+    """Every rule's paired difference from `random` and from `full`, coloured by verdict."""
+    arms = [line for line in table.arms() if line.selector != "full"]
+    sides = []
+    for name in ("vs_random", "vs_full"):
+        found = [getattr(line, name) for line in arms]
+        sides += [name] if any(c is not None and c.crossed for c in found) else []
+    if not sides:
+        return None
+    rows = _rows_by_keep(arms)
+    height = 0.9 + 0.145 * len(rows)
+    figure = Figure((WIDE if len(sides) > 1 else 4.6, height), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(sides), sharey=True))
+    names = {"vs_random": "random at the same keep", "vs_full": "full"}
+    for axes, side in zip(panels, sides, strict=True):
+        axes.axvline(0, color=BLACK, lw=0.8)
+        for y, row in enumerate(rows):
+            if isinstance(row, Line):
+                _interval(axes, y, getattr(row, side))
+        axes.set_xlabel(f"difference from {names[side]} (points, 95 % interval)")
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [_row_name(row) for row in rows])
+    for text, row in zip(panels[0].get_yticklabels(), rows, strict=True):
+        text.set_fontweight("normal" if isinstance(row, Line) else "bold")
+    _verdict_key(panels[-1])
+    claim = "Which rules differ from random tokens, and from all tokens?"
+    _head(figure, table, claim if len(sides) > 1 else "Which rules differ from the reference?")
+    _leave_edges(figure)
+    return figure
+
+
+def _leave_edges(figure: Figure) -> None:
+    """Room for the line under the figure."""
+    foot = 0.14 / figure.get_figheight()
+    figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))
+
+
+def _rows_by_keep(arms: Iterable[Line]) -> list[Line | str]:
+    rows: list[Line | str] = []
+    for line in sorted(arms, key=lambda line: (line.keep, -line.accuracy, line.label)):
+        head = f"keep {_keep_name(line.keep)}"
+        if head not in rows:
+            rows.append(head)
+        rows.append(line)
+    return rows
+
+
+def _row_name(row: Line | str) -> str:
+    return row if isinstance(row, str) else f"{row.label}  n={len(row.runs)}"
+
+
+def _interval(axes: Axes, y: float, found: Comparison | None) -> None:
+    if found is None:
+        return
+    colour, marker = VERDICT_COLOUR[found.verdict], VERDICT_MARKER[found.verdict]
+    if found.crossed is not None:
+        axes.hlines(y, *_per_cent(found.crossed.ci95), color=colour, lw=1.2)
+    axes.plot(100 * found.mean, y, marker=marker, color=colour, ls="none")
+
+
+def _verdict_key(axes: Axes) -> None:
+    for verdict in ("better", "tie", "worse"):
+        axes.plot([], [], ls="none", marker=VERDICT_MARKER[verdict],
+                  color=VERDICT_COLOUR[verdict], label=verdict)  # fmt: skip
+    axes.legend(loc="lower right", frameon=False, fontsize=6.5, handletextpad=0.1, borderpad=0)
+
+
+# --- accuracy against keep -----------------------------------------------------------------------
+
+
+def accuracy_by_keep(table: Table) -> Figure | None:
+    """A panel a rule: its accuracy at each keep, over the band of `random` and the line `full`."""
+    by_label = _by_label(table)
+    random = by_label.pop("random", [])
+    full = by_label.pop("full", [])
+    shown = {label: lines for label, lines in by_label.items() if len(lines) > 1}
+    if not shown:
+        return None
+    keeps = sorted({line.keep for lines in [*shown.values(), random] for line in lines})
+    figure, panels = _grid(len(shown))
+    for axes, (label, lines) in zip(panels, shown.items(), strict=True):
+        if full:
+            axes.axhline(100 * full[0].accuracy, color=BLACK, lw=0.8, ls=(0, (4, 2)))
+        if random:
+            _band(axes, [line.keep for line in random], random, GREY, lw=0.8, ms=2)
+        _band(axes, [line.keep for line in lines], lines, BLUE)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(keeps))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:g}"))
+        axes.set_title(label, loc="left", color=BLUE)
+    _name_references(panels[0], random, full, keeps)
+    figure.supxlabel("sampled tokens kept (%)", fontsize=7.5)
+    figure.supylabel("accuracy (%), band: 95 % interval", fontsize=7.5)
+    _head(figure, table, "Accuracy against the share of tokens kept")
+    _leave_edges(figure)
+    return figure
+
+
+def _by_label(table: Table) -> dict[str, list[Line]]:
+    found: dict[str, list[Line]] = {}
+    for line in sorted(table.arms(), key=lambda line: (line.label, line.keep)):
+        found.setdefault(line.label, []).append(line)
+    return found
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(4, count)
+    rows = -(-count // columns)
+    width = {1: WIDTH, 2: 4.8}.get(columns, WIDE)
+    figure = Figure((width, 0.75 + 1.25 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+        panels[list(panels).index(axes) - columns].tick_params(labelbottom=True)
+    return figure, list(panels[:count])
+
+
+def _name_references(
+    axes: Axes, random: Sequence[Line], full: Sequence[Line], keeps: Sequence[float]
+) -> None:
+    if full:
+        axes.annotate("full", (keeps[0], 100 * full[0].accuracy), (0, 2), fontsize=6,
+                      textcoords="offset points", va="bottom", ha="left")  # fmt: skip
+    if random:
+        axes.annotate("random", (random[-1].keep, 100 * random[-1].accuracy), (0, -4), fontsize=6,
+                      textcoords="offset points", va="top", ha="right", color=GREY)  # fmt: skip
+
+
+# --- cost ----------------------------------------------------------------------------------------
+
+
+def pareto(table: Table, cost: str) -> Figure | None:
+    """Accuracy against tokens trained or seconds; rules on the Pareto front are named."""
+    arms = table.arms()
+    if len(arms) < 3:
+        return None
+    price = [_price(line, cost) for line in arms]
+    front = pareto_front([(x, line.accuracy) for x, line in zip(price, arms, strict=True)])
+    figure = Figure((WIDTH, 2.9), layout="constrained")
+    axes = figure.subplots()
+    named = []
+    for place, (x, line) in enumerate(zip(price, arms, strict=True)):
+        is_reference, y = line.selector in ("full", "random"), 100 * line.accuracy
+        colour = BLACK if is_reference else VERMILION if place in front else GREY
+        marker = {"full": "s", "random": "D"}.get(line.selector, "o")
+        axes.plot(x, y, marker=marker, color=colour, ls="none", alpha=1 if colour != GREY else 0.6)
+        if is_reference or place in front:
+            axes.vlines(x, *_per_cent(line.ci95), color=colour, lw=0.7, alpha=0.6)
+            keep = "" if line.selector == "full" else f" {_keep_name(line.keep)}"
+            named.append((x, y, line.label + keep, colour))
+    path = [(price[place], 100 * arms[place].accuracy) for place in front]
+    axes.step(*zip(*path, strict=True), where="post", color=VERMILION, lw=0.8, zorder=0)
+    _cost_axis(axes, price)
+    what = "training time" if cost == "seconds" else "tokens trained on"
+    unit = "s" if cost == "seconds" else "count"
+    axes.set_xlabel(f"{what} per run ({unit})")
+    axes.set_ylabel("accuracy (%), 95 % interval")
+    _name_points(axes, named)
+    _head(figure, table, f"Accuracy against {what}; red: Pareto front")
+    _leave_edges(figure)
+    return figure
+
+
+def _price(line: Line, cost: str) -> float:
+    if cost == "seconds":
+        return line.training_seconds
+    return line.mean_of(lambda run: run.tokens["trained"])
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the points that no other matches in both, from the cheapest up."""
+    front, best = [], -np.inf
+    order = sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1]))
+    for place in order:
+        if points[place][1] > best:
+            front.append(place)
+            best = points[place][1]
+    return front
+
+
+def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A log axis with 1, 2 and 5 of each power of ten; a plain one where the range is small."""
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    if max(values) < 5 * min(values):
+        axes.margins(x=0.1)
+        return
+    low, high = min(values) / 1.4, max(values) * 1.4
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = (1, 2, 5) if high / low < 100 else (1,)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def _name_points(axes: Axes, named: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names beside their points, pushed down where they would overlap."""
+    (bottom, top), ends = axes.get_ylim(), axes.get_xlim()
+    scale = np.log if axes.get_xscale() == "log" else np.asarray
+    left, right = (float(scale(end)) for end in ends)
+    gap = 0.05 * (top - bottom)
+    placed: list[tuple[float, float, float]] = []
+    for x, y, text, colour in sorted(named, key=lambda item: (-item[1], item[0], item[2])):
+        start = float(scale(x))
+        width = 0.019 * (len(text) + 2) * (right - left)
+        is_left = start + width > right
+        span = (start - width, start) if is_left else (start, start + width)
+        at = y
+        while any(abs(at - other) < gap and span[0] < b and a < span[1] for other, a, b in placed):
+            at -= gap / 8
+        placed.append((at, *span))
+        axes.annotate(
+            text, (x, at), xytext=(-4 if is_left else 4, 0), textcoords="offset points",
+            fontsize=6, color=colour, va="center", ha="right" if is_left else "left",
+        )  # fmt: skip
+    axes.set_ylim(min(bottom, *(at - gap for at, _, _ in placed)), top)
+
+
+# --- K and learning curves -----------------------------------------------------------------------
+
+
+def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
+    """Accuracy against K of every rule that has several, by keep; `random` does not read K."""
+    lines: dict[tuple[float, str], dict[int, Line]] = {}
+    for k, table in by_k.items():
+        for line in table.arms():
+            lines.setdefault((line.keep, line.label), {})[k] = line
+    shown = {key: found for key, found in sorted(lines.items())
+             if len(found) > 1 and key[1] not in ("full", "random")}  # fmt: skip
+    keeps = sorted({keep for keep, _ in shown})
+    if not keeps:
+        return None
+    figure = Figure((WIDTH + 2.4 * (len(keeps) - 1), 2.9), layout="constrained")
+    panels = figure.subplots(1, len(keeps), sharey=True, squeeze=False)[0]
+    for axes, keep in zip(panels, keeps, strict=True):
+        ends = []
+        for line in list(lines.get((keep, "random"), {}).values())[:1]:
+            ends.append((100 * line.accuracy, "random", GREY))
+            axes.axhspan(*_per_cent(line.ci95), color=PALE, alpha=0.6, lw=0)
+            axes.axhline(100 * line.accuracy, color=GREY, lw=0.8)
+        labels = [label for at, label in shown if at == keep]
+        for number, label in enumerate(labels):
+            found = shown[keep, label]
+            colour = LINES[number % len(LINES)]
+            shift = 1.02 ** (number - (len(labels) - 1) / 2)  # intervals side by side
+            x = [k * shift for k in found]
+            values = list(found.values())
+            low, high = zip(*(_per_cent(line.ci95) for line in values), strict=True)
+            axes.vlines(x, low, high, color=colour, lw=0.8, alpha=0.6)
+            axes.plot(x, [100 * line.accuracy for line in values], color=colour, marker="o")
+            ends.append((100 * values[-1].accuracy, label, colour))
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(list(by_k)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
+        axes.set_title(f"keep {_keep_name(keep)}", loc="left")
+        _name_ends(axes, ends)
+        axes.set_xlabel("K of the top-K sets")
+    panels[0].set_ylabel("accuracy (%), 95 % interval")
+    first = next(iter(by_k.values()))
+    _head(figure, first, "Sensitivity to K", _without_k(first))
+    _leave_edges(figure)
+    return figure
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names at the right edge at the height of the last values, pushed apart."""
+    low, high = axes.get_ylim()
+    gap, at = 0.055 * (high - low), np.inf
+    for y, label, colour in sorted(ends, reverse=True):
+        at = min(y, at - gap)
+        axes.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                      textcoords="offset points", fontsize=6, color=colour,
+                      va="center")  # fmt: skip
+
+
+def learning_curves(table: Table) -> Figure | None:
+    """A panel a rule: accuracy on the curve's tasks during training; bands are the seeds' range."""
+    curves = {}
+    for label, lines in _by_label(table).items():
+        found = {line.keep: curve for line in lines if (curve := seed_curves(line)) is not None}
+        if found:
+            curves[label] = found
+    if not curves:
+        return None
+    full = curves.pop("full", {}) if len(curves) > 1 else {}
+    keeps = sorted({keep for found in curves.values() for keep in found})
+    figure, panels = _grid(len(curves))
+    for axes, (label, found) in zip(panels, curves.items(), strict=True):
+        for steps, accuracy_SE in full.values():
+            axes.plot(steps, 100 * accuracy_SE.mean(0), color=BLACK, lw=0.8, ls=(0, (4, 2)))
+        for keep, (steps, accuracy_SE) in found.items():
+            colour = LINES[keeps.index(keep) % len(LINES)]
+            low, high = 100 * accuracy_SE.min(0), 100 * accuracy_SE.max(0)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
+            axes.plot(steps, 100 * accuracy_SE.mean(0), color=colour, label=_keep_name(keep))
+        axes.set_title(label, loc="left")
+        if label == "random" or len(curves) == 1:
+            axes.legend(frameon=False, fontsize=6, title="keep", title_fontsize=6,
+                        loc="lower right", borderpad=0, handlelength=1.2)  # fmt: skip
+    figure.supxlabel("optimizer step" + ("; dashed: full" if full else ""), fontsize=7.5)
+    figure.supylabel("tune accuracy (%), band: seeds", fontsize=7.5)
+    _head(figure, table, "Learning curves on the tuning split")
+    _leave_edges(figure)
+    return figure
+
+
+def seed_curves(line: Line) -> tuple[list[int], np.ndarray] | None:
+    """Steps, and accuracy_SE (seeds, evaluations), over the steps that every seed has; or None."""
+    by_seed = [
+        {point["step"]: float(np.mean([v for name, v in point.items() if name != "step"]))
+         for point in run.curve}
+        for run in line.runs if run.curve
+    ]  # fmt: skip
+    steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+    if len(steps) < 2:
+        return None
+    return steps, np.array([[curve[step] for step in steps] for curve in by_seed])
