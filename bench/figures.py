@@ -6,6 +6,7 @@ depends on the zlib it was packed with, and is not compared by `bench leaderboar
 """
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -108,15 +109,19 @@ def _keep_name(keep: float) -> str:
     return f"{100 * keep:g} %"
 
 
-def _head(figure: Figure, table: Table, claim: str, regime: str | None = None) -> None:
-    where = f"{table.pair}, {table.task}, regime {regime or table.regime}"
+def _frame(figure: Figure, table: Table, claim: str, note: str, regime: str | None = None) -> None:
+    """The claim above; below, where it was measured and what the marks are."""
     figure.suptitle(claim, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
-    figure.text(0.01, 0.005, f"{where}; {table.items:,} items", fontsize=5.5, color=GREY, ha="left")
+    where = f"{table.pair}, {table.task}, regime {regime or table.regime}, {table.items:,} items"
+    text = textwrap.fill(f"{where}. {note}", int(24 * figure.get_figwidth()))
+    figure.text(0.01, 0.04 / figure.get_figheight(), text, fontsize=5.5, color=GREY, va="bottom")
+    foot = (0.1 + 0.09 * (text.count("\n") + 1)) / figure.get_figheight()
+    figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))
 
 
 def _band(axes: Axes, x: Sequence[float], lines: Sequence[Line], colour: str, **kw: Any) -> None:
-    """Mean accuracies with their 95 % intervals over seeds and items."""
-    low, high = zip(*(line.ci95 for line in lines), strict=True)
+    """Mean accuracies with their 95 % intervals over training seeds."""
+    low, high = zip(*(line.seeds_ci95 for line in lines), strict=True)
     if len(x) > 1:
         axes.fill_between(x, _per_cent(low), _per_cent(high), color=colour, alpha=0.2, lw=0)
     else:
@@ -139,31 +144,30 @@ def differences(table: Table) -> Figure | None:
     rows = _rows_by_keep(arms)
     height = 0.9 + 0.145 * len(rows)
     figure = Figure((WIDE if len(sides) > 1 else 4.6, height), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(sides), sharey=True))
+    panels = figure.subplots(1, len(sides), sharex=True, sharey=True, squeeze=False)[0]
     names = {"vs_random": "random at the same keep", "vs_full": "full"}
     for axes, side in zip(panels, sides, strict=True):
         axes.axvline(0, color=BLACK, lw=0.8)
         for y, row in enumerate(rows):
             if isinstance(row, Line):
                 _interval(axes, y, getattr(row, side))
-        axes.set_xlabel(f"difference from {names[side]} (points, 95 % interval)")
+        axes.set_xlabel(f"difference from {names[side]} (points)")
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     panels[0].set_yticks(range(len(rows)), [_row_name(row) for row in rows])
     for text, row in zip(panels[0].get_yticklabels(), rows, strict=True):
         text.set_fontweight("normal" if isinstance(row, Line) else "bold")
-    _verdict_key(panels[-1])
+    _verdict_key(figure, panels[-1])
     claim = "Which rules differ from random tokens, and from all tokens?"
-    _head(figure, table, claim if len(sides) > 1 else "Which rules differ from the reference?")
-    _leave_edges(figure)
+    if len(sides) == 1:
+        claim = f"Which rules differ from {sides[0].removeprefix('vs_')}?"
+    note = (
+        "Bars: paired 95 % intervals over seeds and items, each by itself; colour: verdict, "
+        "Holm-adjusted over the table. n: seeds."
+    )
+    _frame(figure, table, claim, note)
     return figure
-
-
-def _leave_edges(figure: Figure) -> None:
-    """Room for the line under the figure."""
-    foot = 0.14 / figure.get_figheight()
-    figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))
 
 
 def _rows_by_keep(arms: Iterable[Line]) -> list[Line | str]:
@@ -189,11 +193,12 @@ def _interval(axes: Axes, y: float, found: Comparison | None) -> None:
     axes.plot(100 * found.mean, y, marker=marker, color=colour, ls="none")
 
 
-def _verdict_key(axes: Axes) -> None:
+def _verdict_key(figure: Figure, axes: Axes) -> None:
     for verdict in ("better", "tie", "worse"):
         axes.plot([], [], ls="none", marker=VERDICT_MARKER[verdict],
                   color=VERDICT_COLOUR[verdict], label=verdict)  # fmt: skip
-    axes.legend(loc="lower right", frameon=False, fontsize=6.5, handletextpad=0.1, borderpad=0)
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper right", ncols=3, frameon=False,
+                  fontsize=6.5, handletextpad=0.1, borderpad=0.3, columnspacing=0.8)  # fmt: skip
 
 
 # --- accuracy against keep -----------------------------------------------------------------------
@@ -222,9 +227,9 @@ def accuracy_by_keep(table: Table) -> Figure | None:
         axes.set_title(label, loc="left", color=BLUE)
     _name_references(panels[0], random, full, keeps)
     figure.supxlabel("sampled tokens kept (%)", fontsize=7.5)
-    figure.supylabel("accuracy (%), band: 95 % interval", fontsize=7.5)
-    _head(figure, table, "Accuracy against the share of tokens kept")
-    _leave_edges(figure)
+    figure.supylabel("accuracy (%)", fontsize=7.5)
+    note = "Grey: random; dashed: full. Bands: 95 % intervals over training seeds, for these items."
+    _frame(figure, table, "Accuracy against the share of tokens kept", note)
     return figure
 
 
@@ -264,7 +269,7 @@ def _name_references(
 def pareto(table: Table, cost: str) -> Figure | None:
     """Accuracy against tokens trained or seconds; rules on the Pareto front are named."""
     arms = table.arms()
-    if len(arms) < 3:
+    if len({line.keep for line in arms if line.selector != "full"}) < 2:
         return None
     price = [_price(line, cost) for line in arms]
     front = pareto_front([(x, line.accuracy) for x, line in zip(price, arms, strict=True)])
@@ -277,7 +282,7 @@ def pareto(table: Table, cost: str) -> Figure | None:
         marker = {"full": "s", "random": "D"}.get(line.selector, "o")
         axes.plot(x, y, marker=marker, color=colour, ls="none", alpha=1 if colour != GREY else 0.6)
         if is_reference or place in front:
-            axes.vlines(x, *_per_cent(line.ci95), color=colour, lw=0.7, alpha=0.6)
+            axes.vlines(x, *_per_cent(line.seeds_ci95), color=colour, lw=0.7, alpha=0.6)
             keep = "" if line.selector == "full" else f" {_keep_name(line.keep)}"
             named.append((x, y, line.label + keep, colour))
     path = [(price[place], 100 * arms[place].accuracy) for place in front]
@@ -286,10 +291,10 @@ def pareto(table: Table, cost: str) -> Figure | None:
     what = "training time" if cost == "seconds" else "tokens trained on"
     unit = "s" if cost == "seconds" else "count"
     axes.set_xlabel(f"{what} per run ({unit})")
-    axes.set_ylabel("accuracy (%), 95 % interval")
+    axes.set_ylabel("accuracy (%)")
     _name_points(axes, named)
-    _head(figure, table, f"Accuracy against {what}; red: Pareto front")
-    _leave_edges(figure)
+    note = "Red: Pareto front; grey: other rules. Bars: 95 % intervals over training seeds."
+    _frame(figure, table, f"Accuracy against {what}", note)
     return figure
 
 
@@ -368,9 +373,11 @@ def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
     panels = figure.subplots(1, len(keeps), sharey=True, squeeze=False)[0]
     for axes, keep in zip(panels, keeps, strict=True):
         ends = []
-        for line in list(lines.get((keep, "random"), {}).values())[:1]:
+        random = lines.get((keep, "random"), {}).values()
+        if random:
+            line = max(random, key=lambda line: len(line.runs))
             ends.append((100 * line.accuracy, "random", GREY))
-            axes.axhspan(*_per_cent(line.ci95), color=PALE, alpha=0.6, lw=0)
+            axes.axhspan(*_per_cent(line.seeds_ci95), color=PALE, alpha=0.6, lw=0)
             axes.axhline(100 * line.accuracy, color=GREY, lw=0.8)
         labels = [label for at, label in shown if at == keep]
         for number, label in enumerate(labels):
@@ -379,7 +386,7 @@ def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
             shift = 1.02 ** (number - (len(labels) - 1) / 2)  # intervals side by side
             x = [k * shift for k in found]
             values = list(found.values())
-            low, high = zip(*(_per_cent(line.ci95) for line in values), strict=True)
+            low, high = zip(*(_per_cent(line.seeds_ci95) for line in values), strict=True)
             axes.vlines(x, low, high, color=colour, lw=0.8, alpha=0.6)
             axes.plot(x, [100 * line.accuracy for line in values], color=colour, marker="o")
             ends.append((100 * values[-1].accuracy, label, colour))
@@ -389,10 +396,9 @@ def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
         axes.set_title(f"keep {_keep_name(keep)}", loc="left")
         _name_ends(axes, ends)
         axes.set_xlabel("K of the top-K sets")
-    panels[0].set_ylabel("accuracy (%), 95 % interval")
-    first = next(iter(by_k.values()))
-    _head(figure, first, "Sensitivity to K", _without_k(first))
-    _leave_edges(figure)
+    panels[0].set_ylabel("accuracy (%)")
+    first, note = next(iter(by_k.values())), "Bars and band: 95 % intervals over training seeds."
+    _frame(figure, first, "Sensitivity to K", note, _without_k(first))
     return figure
 
 
@@ -432,9 +438,9 @@ def learning_curves(table: Table) -> Figure | None:
             axes.legend(frameon=False, fontsize=6, title="keep", title_fontsize=6,
                         loc="lower right", borderpad=0, handlelength=1.2)  # fmt: skip
     figure.supxlabel("optimizer step" + ("; dashed: full" if full else ""), fontsize=7.5)
-    figure.supylabel("tune accuracy (%), band: seeds", fontsize=7.5)
-    _head(figure, table, "Learning curves on the tuning split")
-    _leave_edges(figure)
+    figure.supylabel("accuracy on curve_tasks (%)", fontsize=7.5)
+    note = "Mean over training seeds; bands: their range."
+    _frame(figure, table, "Learning curves", note)
     return figure
 
 

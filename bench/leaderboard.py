@@ -23,6 +23,7 @@ from bench.stats import (
     Verdict,
     crossed_difference,
     mean_estimate,
+    paired_difference,
     probability_of_improvement,
     verdicts,
 )
@@ -92,6 +93,14 @@ class Line:
     @property
     def seed_sd(self) -> float | None:
         return float(np.std(self.accuracy_S, ddof=1)) if len(self.runs) > 1 else None
+
+    @property
+    def seeds_ci95(self) -> tuple[float, float]:
+        """95 % interval of the mean over training seeds, for these items; the mean for one seed."""
+        if len(self.runs) < 2:
+            return (self.accuracy, self.accuracy)
+        low, high = paired_difference(self.accuracy_S, [0.0] * len(self.runs)).ci95
+        return (max(0.0, low), min(1.0, high))
 
     @property
     def effective_sample_size(self) -> float | None:

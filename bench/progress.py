@@ -62,8 +62,10 @@ class Progress:
             if done < self._total and now - self._shown < LINE_EVERY_S:
                 return
             self._shown = now
-            pace = (now - self._began) / max(1, done - self._first)
-            left = f"{pace * (self._total - done):.0f} s left"
+            left = "time left unknown"
+            if done > self._first:
+                pace = (now - self._began) / (done - self._first)
+                left = f"{pace * (self._total - done):.0f} s left"
             line = f"{self._phase}: {done}/{self._total}  {text}  {left}"
             print(line, file=sys.stderr, flush=True)
 

@@ -12,7 +12,15 @@ from bench.records import RunRecord
 from bench.registry import Selector
 
 WHO = ("untrained", "trained", "teacher")
-PHASES = ("rollout", "teacher", "score", "loss", "evaluate", "total")
+PHASES = {
+    "rollout": "rollout",
+    "teacher": "teacher",
+    "score": "student scoring",
+    "loss": "loss",
+    "evaluate": "evaluation",
+    "total": "total",
+}
+"""The record's phases as the table calls them."""
 
 
 def console() -> Console:
@@ -39,7 +47,7 @@ def print_record(record: RunRecord) -> None:
     facts.add_row("realised keep", f"{record.realised_keep:.4f}")
     if record.effective_sample_size is not None:
         facts.add_row("effective sample size", f"{record.effective_sample_size:,.0f} tokens")
-    facts.add_row("seconds", ", ".join(f"{p} {record.seconds[p]:.1f}" for p in PHASES))
+    facts.add_row("seconds", ", ".join(f"{v} {record.seconds[k]:.1f}" for k, v in PHASES.items()))
     facts.add_row("peak memory", f"{record.peak_memory_bytes / 2**20:,.0f} MiB")
     facts.add_row("run folder", escape(record.folder))
     out.print(facts)
@@ -53,8 +61,7 @@ def verdict(change: Mapping[str, Any]) -> str:
     word = "better than" if low > 0 else "worse than" if high < 0 else "tied with"
     return (
         f"trained is {word} untrained, {100 * change['mean']:+.1f} points "
-        f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}; {change['n']} paired items, "
-        "one seed)"
+        f"(95 % {100 * low:+.1f} to {100 * high:+.1f}, {change['n']:,} paired items, one seed)"
     )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.config import BenchError, ConfigError, Experiment, Runtime
@@ -24,6 +23,7 @@ from bench.records import (
     digest8,
     peak_memory_bytes,
     provenance,
+    reset_peak_memory,
     sync,
     write_json,
 )
@@ -56,8 +56,8 @@ def _run(plan: Plan, runtime: Runtime, progress: Progress, stop: StopRequest) ->
     experiment, folder = plan.experiment, plan.folder
     loaded = load_pair(plan.pair)
     folder.create(experiment.model_dump(mode="json"), plan.points_to)
-    torch.manual_seed(experiment.seed)
     trainer = Trainer(plan, loaded, runtime)
+    reset_peak_memory(trainer.accelerator.device.type)
     examiner = Examiner(runtime, experiment.max_new_tokens, folder.log, progress)
     items = experiment.eval_items
     results = {

@@ -133,7 +133,7 @@ def _notes(table: Table) -> list[str]:
     notes.append(f"Checkpoint: last step of a fixed horizon ({table.steps} steps).")
     machines = sorted({(run.provenance.get("device", "?"), run.provenance.get("threads", "?"))
                        for line in table.arms() for run in line.runs}, key=str)  # fmt: skip
-    notes.append(f"Ran on: {'; '.join(f'{d}, {n} threads' for d, n in machines)}.")
+    notes.append(f"Ran on: {'; '.join(f'{d} (threads: {n})' for d, n in machines)}.")
     missing = [] if table.arms("full") else ["no `full` run: no difference from it"]
     if not table.is_weights:
         keeps = {line.keep for line in table.arms() if line.selector != "full"}
@@ -163,11 +163,17 @@ def ranks_sheet(ranks: Ranks) -> Sheet:
 def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
     """Accuracy by K of every rule that has several."""
     lines = {(line.label, line.keep, k): line for k, table in by_k.items() for line in table.arms()}
-    rows = []
-    for label, keep in sorted({key[:2] for key in lines}, key=lambda key: (key[1], key[0])):
-        found = [lines.get((label, keep, k)) for k in by_k]
-        if sum(line is not None for line in found) > 1 or label in ("full", "random"):
-            rows.append((label, f"{keep:g}", *(NONE if x is None else _short(x) for x in found)))
+    by_arm = {
+        (keep, label): [lines.get((label, keep, k)) for k in by_k]
+        for keep, label in sorted({(keep, label) for label, keep, _ in lines})
+    }
+    several = {key for key, found in by_arm.items() if sum(x is not None for x in found) > 1}
+    keeps = {keep for keep, label in several if label not in ("full", "random")}
+    rows = [
+        (label, f"{keep:g}", *(NONE if x is None else _short(x) for x in found))
+        for (keep, label), found in by_arm.items()
+        if (keep, label) in several or label == "full" or (label == "random" and keep in keeps)
+    ]
     first = next(iter(by_k.values()))
     regime = regime_name({n: v for n, v in first.changes.items() if n != "k"})
     return Sheet(
@@ -184,46 +190,40 @@ def _short(line: Line) -> str:
 
 
 def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
-    """Reported numbers beside ours: what compares is the difference from `full`."""
-    rows = []
+    """Reported numbers, then ours for the same rules at the same keeps."""
+    rows, names, keeps = [], set(), {1.0}
     for source in tomllib.loads(published)["source"]:
         full = {r.get("pair"): r["score"] for r in source["reported"] if r["rule"] == "full"}
+        name = source["name"] + (f", arXiv {source['arxiv']}" if "arxiv" in source else "")
         for reported in source["reported"]:
-            arxiv = f"{source['name']}, arXiv {source['arxiv']}" if "arxiv" in source else None
-            keep, base = reported.get("keep"), full.get(reported.get("pair"))
-            change = None if base is None else round(reported["score"] - base, 2) / 100
-            is_full = reported["rule"] == "full"
+            pair, keep = reported.get("pair"), reported.get("keep")
+            is_compared = pair in full and reported["rule"] != "full"
+            change = f"{reported['score'] - full[pair]:+.2f}" if is_compared else NONE
             rows.append((
-                arxiv or source["name"],
-                source.get("benchmark", "not stated"),
-                reported.get("pair", "not stated"),
-                reported["rule"],
-                f"{keep:g}" if keep is not None else "not stated",
-                f"{reported['score']:.1f}",
-                NONE if is_full or change is None else points(change),
-                NONE if is_full else _ours(reported["ours"], keep, tables),
+                "reported", name, source.get("benchmark", "not stated"), pair or "not stated",
+                reported["rule"], "not stated" if keep is None else f"{keep:g}",
+                f"{reported['score']:.2f}", change.replace("-", "−"),
             ))  # fmt: skip
+            names |= set(reported["ours"])
+            keeps |= set() if keep is None else {keep}
+    for table in tables:
+        if table.regime in ("default", *PRESETS) and not table.is_weights:
+            for line in table.arms():
+                if line.selector in names and line.keep in keeps:
+                    rows.append((
+                        "measured here", f"regime {table.regime}", table.task, table.pair,
+                        line.label, f"{line.keep:g}", points(line.accuracy, False),
+                        difference_text(line.vs_full),
+                    ))  # fmt: skip
     return Sheet(
         "Reported elsewhere, beside ours",
-        ("source", "benchmark", "pair", "rule", "keep", "reported %", "reported − full",
-         "ours − full, same keep"),
+        ("", "source", "benchmark", "pair", "rule", "keep", "accuracy %", "difference from full"),
         tuple(rows),
-        ("The reported numbers are others', on other models, data and budgets: none was measured "
-         "here. Ours are paired differences from `full` under the default regime and the preset "
-         "`paper`, with their verdicts.",),
-    )  # fmt: skip
-
-
-def _ours(names: Sequence[str], keep: float | None, tables: Iterable[Table]) -> str:
-    found = [
-        f"{line.label} on {table.pair}, {table.regime}: {points(line.vs_full.mean)} "
-        f"{line.vs_full.verdict or '(1 seed)'}"
-        for table in tables
-        if table.regime in ("default", *PRESETS)
-        for line in table.arms()
-        if line.selector in names and line.keep == keep and line.vs_full
-    ]
-    return "; ".join(found) or NONE
+        (
+            "The reported numbers are others', on other models, data and budgets; none was "
+            "measured here. Ours follow for the same rules at the keeps that were reported.",
+        ),
+    )
 
 
 def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
