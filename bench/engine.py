@@ -163,9 +163,7 @@ class Trainer:
         limit = self.experiment.gradient_clip
         norm = float(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))  # type: ignore[arg-type]
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise BenchError(
-                f"loss {loss} and gradient norm {norm} are not finite"
-            )
+            raise BenchError(f"loss {loss} and gradient norm {norm} are not finite")
         self.totals.clipped_steps += norm > limit
         self.optimizer.step()
         self.schedule.step()
@@ -205,7 +203,7 @@ class Trainer:
 
 
 def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_curve) -> Totals:
-    """All remaining steps, from the last checkpoint on. `evaluate_curve()` -> task -> mean.
+    """All remaining steps, from the last checkpoint on. `evaluate_curve(step)` -> task -> mean.
 
     Raises Stopped after saving when asked to stop, BenchError for a loss that is not finite.
     """
@@ -223,7 +221,7 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
         except BenchError as error:
             raise type(error)(f"step {step + 1}: {error}{_last_good(trainer)}") from error
         if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
-            line["evaluation"] = evaluate_curve()
+            line["evaluation"] = evaluate_curve(step + 1)
         folder.append_metrics(line)
         progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
         trainer.totals.wall = perf_counter() - began

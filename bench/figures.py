@@ -226,8 +226,7 @@ def accuracy_by_keep(table: Table) -> Figure | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:g}"))
         axes.set_title(label, loc="left", color=BLUE)
     _name_references(panels[0], random, full, keeps)
-    figure.supxlabel("sampled tokens kept (%)", fontsize=7.5)
-    figure.supylabel("accuracy (%)", fontsize=7.5)
+    _label_edges(panels, "tokens kept (%)", "accuracy (%)")
     note = "Grey: random; dashed: full. Bands: 95 % intervals over training seeds, for these items."
     _frame(figure, table, "Accuracy against the share of tokens kept", note)
     return figure
@@ -250,6 +249,16 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
         axes.set_visible(False)
         panels[list(panels).index(axes) - columns].tick_params(labelbottom=True)
     return figure, list(panels[:count])
+
+
+def _label_edges(panels: Sequence[Axes], x: str, y: str) -> None:
+    """Axis names at the left edge of a grid, and under the lowest panel of each column."""
+    for axes in panels:
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
+            axes.set_ylabel(y)
+    for axes in panels[-4:]:
+        axes.set_xlabel(x)
 
 
 def _name_references(
@@ -283,6 +292,7 @@ def pareto(table: Table, cost: str) -> Figure | None:
         axes.plot(x, y, marker=marker, color=colour, ls="none", alpha=1 if colour != GREY else 0.6)
         if is_reference or place in front:
             axes.vlines(x, *_per_cent(line.seeds_ci95), color=colour, lw=0.7, alpha=0.6)
+        if place in front:
             keep = "" if line.selector == "full" else f" {_keep_name(line.keep)}"
             named.append((x, y, line.label + keep, colour))
     path = [(price[place], 100 * arms[place].accuracy) for place in front]
@@ -292,8 +302,11 @@ def pareto(table: Table, cost: str) -> Figure | None:
     unit = "s" if cost == "seconds" else "count"
     axes.set_xlabel(f"{what} per run ({unit})")
     axes.set_ylabel("accuracy (%)")
-    _name_points(axes, named)
-    note = "Red: Pareto front; grey: other rules. Bars: 95 % intervals over training seeds."
+    _name_front(axes, named)
+    note = (
+        "Red: Pareto front; diamonds: random; square: full; grey: other rules. "
+        "Bars: 95 % intervals over training seeds."
+    )
     _frame(figure, table, f"Accuracy against {what}", note)
     return figure
 
@@ -318,41 +331,30 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
     """A log axis with 1, 2 and 5 of each power of ten; a plain one where the range is small."""
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    if max(values) < 5 * min(values):
-        axes.margins(x=0.1)
+    low, high = min(values), max(values)
+    if high < 5 * low:
+        spread = (high - low) or low
+        axes.set_xlim(low - 0.4 * spread, high + 0.1 * spread)
         return
-    low, high = min(values) / 1.4, max(values) * 1.4
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     steps = (1, 2, 5) if high / low < 100 else (1,)
     ticks = [step * 10.0**power for power in powers for step in steps]
     axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.set_xlim(low / (high / low) ** 0.4, high * (high / low) ** 0.1)  # names go to the left
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= 1.5 * tick]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
-def _name_points(axes: Axes, named: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside their points, pushed down where they would overlap."""
-    (bottom, top), ends = axes.get_ylim(), axes.get_xlim()
-    scale = np.log if axes.get_xscale() == "log" else np.asarray
-    left, right = (float(scale(end)) for end in ends)
-    gap = 0.05 * (top - bottom)
-    placed: list[tuple[float, float, float]] = []
-    for x, y, text, colour in sorted(named, key=lambda item: (-item[1], item[0], item[2])):
-        start = float(scale(x))
-        width = 0.019 * (len(text) + 2) * (right - left)
-        is_left = start + width > right
-        span = (start - width, start) if is_left else (start, start + width)
-        at = y
-        while any(abs(at - other) < gap and span[0] < b and a < span[1] for other, a, b in placed):
-            at -= gap / 8
-        placed.append((at, *span))
-        axes.annotate(
-            text, (x, at), xytext=(-4 if is_left else 4, 0), textcoords="offset points",
-            fontsize=6, color=colour, va="center", ha="right" if is_left else "left",
-        )  # fmt: skip
-    axes.set_ylim(min(bottom, *(at - gap for at, _, _ in placed)), top)
+def _name_front(axes: Axes, named: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names above and left of the front's points, where no point can be; pushed up where close."""
+    bottom, top = axes.get_ylim()
+    gap, at = 0.055 * (top - bottom), -np.inf
+    for x, y, text, colour in sorted(named):
+        at = max(y, at + gap)
+        axes.annotate(text, (x, at), xytext=(-3, 2), textcoords="offset points", fontsize=6,
+                      color=colour, va="bottom", ha="right")  # fmt: skip
+    axes.set_ylim(bottom, max(top, at + 2 * gap))
 
 
 # --- K and learning curves -----------------------------------------------------------------------
@@ -437,9 +439,9 @@ def learning_curves(table: Table) -> Figure | None:
         if label == "random" or len(curves) == 1:
             axes.legend(frameon=False, fontsize=6, title="keep", title_fontsize=6,
                         loc="lower right", borderpad=0, handlelength=1.2)  # fmt: skip
-    figure.supxlabel("optimizer step" + ("; dashed: full" if full else ""), fontsize=7.5)
-    figure.supylabel("accuracy on curve_tasks (%)", fontsize=7.5)
-    note = "Mean over training seeds; bands: their range."
+    _label_edges(panels, "optimizer step", "accuracy (%)")
+    note = "On the run's curve_tasks, mean over training seeds; bands: their range."
+    note += " Dashed: full." if full else ""
     _frame(figure, table, "Learning curves", note)
     return figure
 

@@ -404,7 +404,7 @@ def _judged(lines: Sequence[Line]) -> list[Line]:
 
 
 def overall(tables: Iterable[Table]) -> list[Ranks]:
-    """Average ranks, for each task, regime and keep that at least two pairs have."""
+    """Average ranks, for each task, regime and keep where several pairs have both references."""
     groups: dict[tuple, dict[str, Table]] = defaultdict(dict)
     for table in tables:
         if not table.is_weights:
@@ -416,7 +416,7 @@ def overall(tables: Iterable[Table]) -> list[Ranks]:
         regime = next(iter(by_pair.values())).regime
         for keep in sorted({keep for label, keep in common if label != "full"}):
             keys = sorted(key for key in common if key[1] == keep or key[0] == "full")
-            if len(by_pair) > 1 and len(keys) > 1:
+            if len(by_pair) > 1 and {"full", "random"} <= {label for label, _ in keys}:
                 lines = _ranked(keys, arms)
                 found.append(Ranks(task, regime, keep, tuple(by_pair), lines))
     return found

@@ -46,8 +46,8 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
         "student": content_sha256(pair.student),
     }
     identity = {"experiment": identity_of(experiment), "points_to": points_to}
-    slug = _slug(experiment.selector)
-    run_id = f"{slug}-keep{experiment.keep:g}-s{experiment.seed}-{digest8(identity)}"
+    name = f"{slug(experiment.selector)}-keep{experiment.keep:g}-s{experiment.seed}"
+    run_id = f"{name}-{digest8(identity)}"
     folder = RunFolder(runtime.runs_dir / run_id)
     return Plan(experiment, selector, pair, prompts, points_to, run_id, folder)
 
@@ -76,7 +76,7 @@ def _settle_keep(experiment: Experiment, selector: Selector) -> Experiment:
     return experiment.model_copy(update={"keep": fixed})
 
 
-def _slug(selector: str) -> str:
+def slug(selector: str) -> str:
     """A selector's name as part of a folder's name."""
     text = selector.rpartition(":")[2]
     return "".join(c if c.isalnum() or c in "_.-" else "-" for c in text)[:60]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,6 +29,7 @@ from bench.records import (
 )
 from bench.stats import mean_estimate, paired_difference
 
+OnCurve = Callable[[int, dict[str, float]], None]
 Results = dict[str, TaskResult]
 """task -> result, of one model."""
 
@@ -36,8 +37,13 @@ EVALUATION_CODE = ("tasks", "arithmetic.py", "evaluate.py")
 """What a cached baseline depends on besides the model."""
 
 
-def run_experiment(experiment: Experiment, runtime: Runtime | None = None) -> RunRecord:
+def run_experiment(
+    experiment: Experiment, runtime: Runtime | None = None, on_curve: OnCurve | None = None
+) -> RunRecord:
     """Run an experiment to its record, from wherever it stands: absent, incomplete or done.
+
+    `on_curve(step, task -> mean)` hears of each evaluation during training, and may raise to end
+    the run there.
 
     Raises ConfigError for bad input, Stopped when interrupted after saving, BenchError otherwise.
     """
@@ -46,13 +52,19 @@ def run_experiment(experiment: Experiment, runtime: Runtime | None = None) -> Ru
     with plan.folder.lock(), open_progress(runtime.progress) as progress:
         if plan.folder.state != "done":
             with StopRequest().installed() as stop:
-                _run(plan, runtime, progress, stop)
+                _run(plan, runtime, progress, stop, on_curve)
         record = plan.folder.read_record()
         append_row(runtime.rows or runtime.runs_dir / "rows.jsonl", _row(plan, record))
         return record
 
 
-def _run(plan: Plan, runtime: Runtime, progress: Progress, stop: StopRequest) -> None:
+def _run(
+    plan: Plan,
+    runtime: Runtime,
+    progress: Progress,
+    stop: StopRequest,
+    on_curve: OnCurve | None,
+) -> None:
     experiment, folder = plan.experiment, plan.folder
     loaded = load_pair(plan.pair)
     folder.create(experiment.model_dump(mode="json"), plan.points_to)
@@ -72,12 +84,15 @@ def _run(plan: Plan, runtime: Runtime, progress: Progress, stop: StopRequest) ->
     }  # fmt: skip
     stop.check()
 
-    def curve() -> dict[str, float]:
+    def curve(step: int) -> dict[str, float]:
         found = examiner.examine(
             loaded.student, loaded.tokenizer, experiment.curve_tasks, loaded.student_stop_ids,
             "curve", experiment.curve_items,
         )  # fmt: skip
-        return {task: result.mean for task, result in found.items()}
+        means = {task: result.mean for task, result in found.items()}
+        if on_curve is not None:
+            on_curve(step, means)
+        return means
 
     totals = train(trainer, progress, stop, curve)
     save_model(loaded.student, loaded.tokenizer, folder.model)

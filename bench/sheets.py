@@ -297,7 +297,7 @@ def _markdown(sheet: Sheet) -> str:
     lines = [f"## {sheet.title}", ""] if sheet.title else []
     lines += [_bar(sheet.header), "|" + "---|" * len(sheet.header)]
     for row in sheet.rows:
-        lines.append(_bar([re.sub(r"\b(better|worse)$", r"**\1**", cell) for cell in row]))
+        lines.append(_bar([re.sub(r"(?<=[\d)] )(better|worse)$", r"**\1**", cell) for cell in row]))
     return "\n".join([*lines, "", " ".join(sheet.notes), ""])
 
 

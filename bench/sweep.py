@@ -3,43 +3,31 @@
 The points of a grid are enqueued once, under a lock: Optuna's own grid samplers repeat points when
 several processes share a journal. A worker holds a lock for the trial it runs; a RUNNING trial
 whose lock is free belonged to a dead worker, and is failed and enqueued again. Its run resumes from
-its checkpoint, so no run is done twice. (The only file that imports optuna.)
+its checkpoint, so no run is done twice.
 """
 
-import multiprocessing
-import os
-import signal
 import socket
-import sys
-import threading
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.config import BenchError, ConfigError, Experiment, Runtime, Stopped
-from bench.progress import Progress
+from bench import tuning
+from bench.config import ConfigError, Experiment, Runtime, Stopped
+from bench.progress import open_progress
 from bench.records import RunInUse, canonical_json, digest8
 from bench.run import run_experiment
+from bench.storage import TrialFault, open_study
 from bench.sweepfile import Sweep, read_sweep
-
-POLL_S = 1.0
-"""Seconds between looks at what other workers do."""
-HEARTBEAT_S = 30
-"""Seconds between heartbeats on an RDB; a trial silent for three of them is taken for dead."""
-RESTARTS = 20
-"""How often the parent replaces workers that died before it gives up."""
+from bench.workers import POLL_S, run_workers
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,6 @@ class SweepStudy:
     """One sweep's Optuna study and the locks beside it."""
 
     def __init__(self, sweep: Sweep, storage: str | None, runtime: Runtime):
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sweep, self.runtime = sweep, runtime
         self.plans = {plan.run_id: plan for plan in sweep.plans}
         # An edited sweep is a new study; the runs that both have in common are not run again.
@@ -76,12 +63,7 @@ class SweepStudy:
             ) from error
         self.gate = FileLock(self.folder / "gate.lock")
         with self.gate:
-            self.study = optuna.create_study(
-                study_name=self.name,
-                storage=open_storage(storage, self.folder),
-                direction="maximize",
-                load_if_exists=True,
-            )
+            self.study = open_study(self.name, storage, self.folder)
         self.choices = varying_fields([plan.experiment for plan in sweep.plans])
 
     def enqueue(self) -> None:
@@ -143,22 +125,6 @@ class SweepStudy:
             return len(failed)
 
 
-def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
-    """A journal in the sweep's folder, or any RDB URL. Raises ConfigError for a bad URL."""
-    if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    if "://" not in url:
-        return JournalStorage(JournalFileBackend(url))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
-            return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=3 * HEARTBEAT_S)
-    except Exception as error:
-        raise ConfigError(
-            f"storage: {url!r} cannot be opened: {str(error).splitlines()[0]}"
-        ) from error
-
-
 def flat(value: Any) -> Any:
     """A field's value as Optuna stores it: a scalar, or its JSON."""
     return value if isinstance(value, bool | int | float | str | None) else canonical_json(value)
@@ -195,10 +161,6 @@ def work(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
         if not states[TrialState.RUNNING]:
             return
         time.sleep(POLL_S)
-
-
-class TrialFault(Exception):
-    """A trial that failed by its own fault: recorded, and the sweep goes on."""
 
 
 def run_trial(found: SweepStudy, trial: optuna.Trial) -> float:
@@ -240,122 +202,61 @@ def run_sweep(
     if workers < 1:
         raise ConfigError(f"workers: {workers} is not accepted: 1 or more")
     sweep = read_sweep(path, runtime)
+    arguments = (path, storage, runtime.model_copy(update={"progress": "off"}))
+    if sweep.file.tuning is not None:
+        if not tuning.tuning_folder(sweep, runtime).result.exists():
+            with tuning_view(sweep, storage, runtime) as refresh:
+                run_workers(tune_here, arguments, workers, refresh)
+            tuning.write_result(sweep, storage, runtime)
+        sweep = tuning.tuned(sweep, runtime)
     found = SweepStudy(sweep, storage, runtime)
     found.enqueue()
     if retry_failed:
         found.retry_failed()
-    with crew(path, storage, runtime, workers) as processes, view(found) as refresh:
-        restarts = 0
-        while any(process.is_alive() for process in processes):
-            refresh()
-            time.sleep(POLL_S)
-            for place, process in enumerate(processes):
-                died = process.exitcode not in (None, 0, Stopped.exit_code)
-                if died and restarts < RESTARTS:
-                    restarts += 1
-                    processes[place] = start_worker(path, storage, runtime, workers, place)
-        refresh()
-    status = found.status()
-    if any(process.exitcode == Stopped.exit_code for process in processes):
-        raise Stopped(
-            f"stopped with {status.done} of {status.total} trials done; "
-            "the same command goes on from there"
-        )
-    return status
+    with view(found) as refresh:
+        run_workers(work_here, arguments, workers, refresh)
+    return found.status()
 
 
-def start_worker(
-    path: Path, storage: str | None, runtime: Runtime, workers: int, place: int
-) -> BaseProcess:
-    """A fresh process with its share of the cores, and its own device where there are several."""
-    import torch
-
-    before = dict(os.environ)
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    os.environ.update(OMP_NUM_THREADS=threads)
-    if torch.cuda.is_available() and workers > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
-    quiet = runtime.model_copy(update={"progress": "off"})
-    process = multiprocessing.get_context("spawn").Process(
-        target=_worker_main, args=(path, storage, quiet, os.getpid())
-    )
-    process.start()
-    os.environ.clear()
-    os.environ.update(before)
-    return process
+def work_here(path: Path, storage: str | None, runtime: Runtime) -> None:
+    """What a worker process does: the sweep's trials."""
+    sweep = read_sweep(path, runtime)
+    work(tuning.tuned(sweep, runtime) if sweep.file.tuning else sweep, storage, runtime)
 
 
-def _worker_main(path: Path, storage: str | None, runtime: Runtime, parent: int) -> None:
-    os.setsid()  # Ctrl-C reaches the parent alone, which asks its workers once
-    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGTERM, _stop_now)
-    signal.signal(signal.SIGINT, _stop_now)
-    try:
-        work(read_sweep(path, runtime), storage, runtime)
-    except Stopped:
-        sys.exit(Stopped.exit_code)
-    except BenchError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-def _stop_now(number: int, frame: object) -> None:
-    """Between runs there is nothing to save; inside one, the engine's own handler is in place."""
-    raise Stopped("stopped between trials")
-
-
-def _follow_parent(parent: int) -> None:
-    """Stop, after saving, when the process that started this worker is gone."""
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    os.kill(os.getpid(), signal.SIGTERM)
+def tune_here(path: Path, storage: str | None, runtime: Runtime) -> None:
+    """What a worker process does first, where rules are tuned."""
+    tuning.tune(read_sweep(path, runtime), storage, runtime)
 
 
 @contextmanager
-def crew(
-    path: Path, storage: str | None, runtime: Runtime, workers: int
-) -> Iterator[list[BaseProcess]]:
-    """The workers; asked to stop, and waited for, however the block ends."""
-    processes = [start_worker(path, storage, runtime, workers, i) for i in range(workers)]
-
-    def stop(number: int, frame: object) -> None:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield processes
-    finally:
-        if sys.exc_info()[0] is not None:
-            stop(0, None)
-        for process in processes:
-            process.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def tuning_view(
+    sweep: Sweep, storage: str | None, runtime: Runtime
+) -> Iterator[Callable[[], None]]:
+    """Progress of the tuning: trials spent of all."""
+    with open_progress(runtime.progress) as progress:
+        spent, total = tuning.progress_of(sweep, storage, runtime)
+        progress.start(f"tune {sweep.file.name}", total, spent)
+        yield lambda: progress.update(tuning.progress_of(sweep, storage, runtime)[0])
 
 
 @contextmanager
-def view(found: SweepStudy) -> Iterator[Any]:
+def view(found: SweepStudy) -> Iterator[Callable[[], None]]:
     """Progress of the whole sweep: done, failed, left, and the steps of the runs under way."""
-    progress = Progress(found.runtime.progress)
-    progress.open()
-    first = found.status()
-    progress.start(f"sweep {first.name}", first.total, first.done)
+    with open_progress(found.runtime.progress) as progress:
+        first = found.status()
+        progress.start(f"sweep {first.name}", first.total, first.done)
 
-    def refresh() -> None:
-        status = found.status()
-        progress.update(
-            status.done,
-            failed=len(status.failed),
-            left=status.left,
-            running=" ".join(running_steps(found)) or "-",
-        )
+        def refresh() -> None:
+            status = found.status()
+            progress.update(
+                status.done,
+                failed=len(status.failed),
+                left=status.left,
+                running=" ".join(running_steps(found)) or "-",
+            )
 
-    try:
         yield refresh
-    finally:
-        progress.close()
 
 
 def running_steps(found: SweepStudy) -> list[str]:

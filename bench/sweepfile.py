@@ -83,6 +83,10 @@ class Tuning(_Table):
     pruner: Literal["none", "median", "hyperband"] = "none"
     task: str = "tiny_math_tune"
     """Task whose accuracy is maximised; never one that is reported."""
+    seed: int = 1000
+    """Seed of the tuning runs; the reported runs have the sweep's own seeds."""
+    report_every: Annotated[int, Field(ge=1)] = 20
+    """Steps between the reports that a pruner judges by."""
 
     @model_validator(mode="after")
     def _check_fields(self) -> "Tuning":
@@ -92,6 +96,8 @@ class Tuning(_Table):
                 raise unknown_name("Experiment", name, Experiment.model_fields)
             if not isinstance(field.default, int | float) or isinstance(field.default, bool):
                 raise ValueError(f"{name}: only a number can have a range")
+            for end in (self.ranges[name].low, self.ranges[name].high):
+                Experiment.parse({name: end})
         return self
 
 

@@ -36,6 +36,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from bench.arithmetic import word_pieces
+from bench.config import ConfigError
 from bench.tiny_train import ModelRecipe, ProgressFn, train
 
 ASSETS = Path(__file__).parent / "assets"
@@ -95,13 +96,13 @@ def build_pair(
 
     `style_share` is the share of solution steps that the teacher words as equations (the recipe's
     own when None). Killed and started again with the same arguments, it continues from its last
-    checkpoint and ends with the same weights; a finished pair is left as it is. Raises ValueError
+    checkpoint and ends with the same weights; a finished pair is left as it is. Raises ConfigError
     for an unknown name, a share outside [0, 1], or an `out_dir` that holds something else.
     """
     recipe = recipe or _recipe_of(name)
     if style_share is not None:
         if not 0 <= style_share <= 1:
-            raise ValueError(f"style_share must lie in [0, 1], got {style_share}")
+            raise ConfigError(f"style_share must lie in [0, 1], got {style_share}")
         recipe = replace(recipe, teacher=replace(recipe.teacher, equation_share=style_share))
     out_dir = Path(out_dir)
     plan = {"name": name, "seed": seed, "recipe": asdict(recipe)}
@@ -257,14 +258,14 @@ def _numbers(fields: dict[str, float]) -> str:
 
 def _recipe_of(name: str) -> PairRecipe:
     if name not in RECIPES:
-        raise ValueError(f"unknown embedded pair {name!r}: known are {', '.join(RECIPES)}")
+        raise ConfigError(f"unknown embedded pair {name!r}: known are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
 def _claim(out_dir: Path, plan: dict) -> Path | None:
     """The work folder of this build, or None where it is complete.
 
-    ValueError where `out_dir` holds anything but a build of this plan.
+    ConfigError where `out_dir` holds anything but a build of this plan.
     """
     work_dir = out_dir / WORK_DIR
     text = json.dumps(plan, indent=1, sort_keys=True)
@@ -272,10 +273,10 @@ def _claim(out_dir: Path, plan: dict) -> Path | None:
         if path.exists():
             begun = json.loads(path.read_text())
             if any(begun.get(key) != value for key, value in json.loads(text).items()):
-                raise ValueError(f"{path} is of another build; choose another folder or remove it")
+                raise ConfigError(f"{path} is of another build; choose another folder or remove it")
             return None if path.name == "build.json" else work_dir
     if out_dir.exists() and any(path.name != WORK_DIR for path in out_dir.iterdir()):
-        raise ValueError(f"{out_dir} is not empty and holds no build; choose another folder")
+        raise ConfigError(f"{out_dir} is not empty and holds no build; choose another folder")
     work_dir.mkdir(parents=True, exist_ok=True)
     (work_dir / "plan.tmp").write_text(text)
     (work_dir / "plan.tmp").replace(work_dir / "plan.json")

@@ -116,6 +116,9 @@ def readme_text(name: str, card: dict) -> str:
             if share != "n"
         ),
         "",
+        "Right responses can hold wrong steps that cancel out; the teacher goes on from the numbers"
+        " as they are written, which is why it does not reach its own accuracy on them.",
+        "",
         "## Limits",
         "",
         "A model organism: it knows this one task, in these words, within 256 positions. Effects"

@@ -10,6 +10,7 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from bench.arithmetic import (
     LOSE_VERBS,
     Problem,
     Split,
+    Style,
     extract_answer,
     make_problem,
     prompt_text,
@@ -56,6 +58,11 @@ class LoadedPair:
     teacher: PreTrainedModel
     student: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token's id."""
+        return cast(int, self.tokenizer.pad_token_id)
 
 
 def load_pair(pair_dir: Path) -> LoadedPair:
@@ -107,7 +114,7 @@ def response_logprob_NV(
 def mean_off_support(pair: LoadedPair, seed: int = 0) -> dict[str, float]:
     """Mean 1 - C on the student's first rollouts, by K: teacher mass off the student's top K."""
     prompts, responses = rollout(pair, problems_of("train", ROLLOUTS, seed), seed)
-    tokens = pad_right(prompts, responses, pair.tokenizer.pad_token_id)
+    tokens = pad_right(prompts, responses, pair.pad_id)
     student_NV = response_logprob_NV(pair.student, *tokens, len(pair.tokenizer))
     teacher_NV = response_logprob_NV(pair.teacher, *tokens, len(pair.tokenizer))
     return {
@@ -126,7 +133,7 @@ def distil_full(pair: LoadedPair, recipe: Distillation, seed: int) -> None:
         indices = range(first, first + recipe.prompts_per_step)
         problems = [make_problem("train", index, seed=seed) for index in indices]
         prompts, responses = rollout(pair, problems, seed * 1_000_003 + step)
-        tokens = pad_right(prompts, responses, pair.tokenizer.pad_token_id)
+        tokens = pad_right(prompts, responses, pair.pad_id)
         with torch.no_grad():
             teacher_NV = response_logprob_NV(pair.teacher, *tokens, len(pair.tokenizer))
         student_NV = response_logprob_NV(pair.student, *tokens, len(pair.tokenizer))
@@ -223,13 +230,15 @@ def _model_facts(model: PreTrainedModel) -> dict:
 
 
 def _data_facts(tokenizer: PreTrainedTokenizerFast) -> dict:
-    prompts, responses, used = [], {"equation": [], "verb": []}, set()
+    prompts, used = [], set()
+    responses: dict[Style, list[list[int]]] = {"equation": [], "verb": []}
     for problem in problems_of("train", TUNE_PROBLEMS):
         prompts.append(tokenizer.encode(prompt_text(problem)))
         used.update(prompts[-1])
         for style, rows in responses.items():
-            text = solution_text(problem, [style] * len(problem.steps))
-            rows.append([*tokenizer.encode(text), tokenizer.eos_token_id])
+            styles: list[Style] = [style] * len(problem.steps)
+            text = solution_text(problem, styles)
+            rows.append([*tokenizer.encode(text), cast(int, tokenizer.eos_token_id)])
             used.update(rows[-1])
     return {
         "tokenizer": len(tokenizer),

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.arithmetic import (
     Problem,
+    Style,
     extract_answer,
     make_problem,
     prompt_text,
@@ -66,7 +67,9 @@ def pretraining_text(index: int, seed: int, equation_share: float) -> tuple[str,
     """Prompt and response number `index`; each step is worded "equation" with that probability."""
     problem = make_problem("train", index, seed=PRETRAIN_SEED + seed)
     rng = random.Random(f"wording/{seed}/{index}")
-    styles = ["equation" if rng.random() < equation_share else "verb" for _ in problem.steps]
+    styles: list[Style] = [
+        "equation" if rng.random() < equation_share else "verb" for _ in problem.steps
+    ]
     return prompt_text(problem), solution_text(problem, styles)
 
 

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from small_pair import pair_folder
 from test_cli import call
 
+from bench import tuning
 from bench.config import ConfigError, Runtime
 from bench.sweep import SweepStudy, dry_run, work
 from bench.sweepfile import read_sweep
@@ -273,3 +274,83 @@ def postgresql_url():
 def test_an_unknown_storage_is_refused_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match="storage: 'nosuch://x' cannot be opened"):
         SweepStudy(read_sweep(write(tmp_path), runtime(tmp_path)), "nosuch://x", runtime(tmp_path))
+
+
+TUNING = (
+    TOML.replace('"full", "random", "entropy"', '"random", "entropy"').replace(
+        "keep = [0.1, 0.3]", "keep = [0.1]"
+    )
+    + """
+[tuning]
+trials = 3
+sampler = "{sampler}"
+pruner = "{pruner}"
+report_every = 1
+
+[tuning.ranges.learning_rate]
+low = 1e-5
+high = 1e-2
+log = true
+"""
+)
+
+
+@pytest.mark.parametrize("sampler, pruner", [("tpe", "none"), ("qmc", "median")])
+def test_tuning_gives_every_rule_the_same_trials_on_a_split_of_its_own(tmp_path, sampler, pruner):
+    path = write(tmp_path, TUNING, sampler=sampler, pruner=pruner)
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    assert len(tuning.cells(sweep)) == 2
+    for cell in tuning.cells(sweep).values():
+        assert cell.experiment.eval_tasks == ("tiny_math_tune",)
+        assert cell.experiment.seed == 1000
+    tuning.tune(sweep, None, here)
+    assert tuning.progress_of(sweep, None, here) == (6, 6)
+    tuning.tune(sweep, None, here)  # nothing is left to spend
+    assert tuning.progress_of(sweep, None, here) == (6, 6)
+    found = json.loads(tuning.write_result(sweep, None, here).read_text())
+    assert (found["trials"], found["sampler"], found["task"]) == (3, sampler, "tiny_math_tune")
+    for cell in found["cells"].values():
+        assert len(cell["trials"]) == 3
+        values = [t["value"] for t in cell["trials"] if t["state"] == "complete"]
+        assert cell["value"] == max(values)
+    final = tuning.tuned(sweep, here)
+    assert [(p.experiment.selector, p.experiment.seed) for p in final.plans] == [
+        ("random", 0), ("entropy", 0), ("random", 1), ("entropy", 1),
+    ]  # fmt: skip
+    for plan in final.plans:
+        (cell,) = (c for c in found["cells"].values() if c["selector"] == plan.experiment.selector)
+        assert plan.experiment.learning_rate == cell["best"]["learning_rate"]
+        assert plan.experiment.eval_tasks == ("tiny_math",)
+
+
+def test_a_tuning_trial_of_a_dead_worker_is_tried_again_with_its_values(tmp_path):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    cell = next(iter(tuning.cells(sweep).values()))
+    study = tuning.open_study("cell", None, tmp_path)
+    dead = study.ask()
+    tuning.proposed(cell, sweep.file.tuning, dead)
+    tuning.tune_cell(cell, sweep.file.tuning, study, here)
+    states = [trial.state for trial in study.trials]
+    assert states == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
+    assert study.trials[1].params == dead.params
+
+
+def test_tuning_on_a_reported_split_is_refused(capsys, tmp_path):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    path.write_text(path.read_text().replace("trials = 3", 'trials = 3\ntask = "tiny_math"'))
+    code, _, err = call(capsys, "sweep", path, "--runs-dir", tmp_path / "runs")
+    assert code == 2
+    assert "leakage" in err and len(err.splitlines()) == 1
+
+
+def test_a_tuning_sweep_runs_from_end_to_end(tmp_path):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    done = start(path, tmp_path, "--json")
+    out, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err
+    assert json.loads(out)["done"] == 4
+    assert "tune small" in err
+    assert len(rows_of(tmp_path)) == 4 + 6

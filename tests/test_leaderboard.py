@@ -1,0 +1,440 @@
+"""Tables and figures of a planted world: rows in, known verdicts out, and the same bytes always."""
+
+import io
+import json
+import random
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from planted_rows import planted, row, text
+from test_cli import call
+
+from bench import figures, sheets
+from bench.config import ConfigError, Experiment
+from bench.leaderboard import make_tables, overall, read_rows, regime_name
+from bench.stats import crossed_difference
+
+PUBLISHED = (Path(sheets.__file__).parent / "published.toml").read_text()
+STEPS = Experiment().steps
+
+
+def tables_of(*files):
+    return make_tables(read_rows({f"{n}.jsonl": text(rows) for n, rows in enumerate(files)}))
+
+
+def only(table, selector, keep=0.05):
+    (line,) = [line for line in table.arms(selector) if line.keep == keep]
+    return line
+
+
+def with_scores(made, trained):
+    """The row with given per-item scores."""
+    made["items"]["trained"]["tiny_math"] = trained
+    made["scores"]["trained"]["tiny_math"] |= {"mean": float(np.mean(trained)), "n": len(trained)}
+    return made
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_planted_effects_get_their_verdicts(seeds):
+    (table,) = tables_of(planted(seeds))
+    for keep in (0.05, 0.2):
+        for name, verdict, effect in (
+            ("better", "better", 0.05), ("same", "tie", 0.0), ("worse", "worse", -0.05),
+        ):  # fmt: skip
+            line = only(table, name, keep)
+            assert len(line.runs) == seeds
+            for found in (line.vs_full, line.vs_random):
+                assert (found.verdict, found.seeds) == (verdict, seeds)
+                assert found.mean == pytest.approx(effect, abs=0.02)
+                assert found.crossed.ci95[0] < effect < found.crossed.ci95[1]
+    assert only(table, "better").beats_random == 1.0
+    assert only(table, "worse").beats_random == 0.0
+    assert only(table, "random").vs_full.verdict == "tie"
+    assert only(table, "random").vs_random is None and only(table, "full", 1.0).vs_full is None
+    # 3 rules x 2 keeps x 2 references, and random against full at 2 keeps
+    assert len(table.comparisons()) == 14
+
+
+def test_a_difference_is_of_common_seeds_alone():
+    rows = planted(3, keeps=(0.05,))
+    (table,) = tables_of(rows)
+    line, full = only(table, "better"), only(table, "full", 1.0)
+    assert (line.seeds, full.seeds) == ((0, 1, 2), (0, 1, 2, 3, 4))
+    score = {
+        (r["experiment"]["selector"], r["experiment"]["seed"]): r["items"]["trained"]["tiny_math"]
+        for r in rows
+    }
+    expected = crossed_difference(
+        [np.subtract(score["better", seed], score["full", seed]) for seed in range(3)]
+    )
+    assert line.vs_full.crossed == expected
+    assert line.accuracy == pytest.approx(np.mean([score["better", s] for s in range(3)]))
+    assert full.accuracy == pytest.approx(np.mean([score["full", s] for s in range(5)]))
+    assert full.seed_sd == pytest.approx(np.std(full.accuracy_S, ddof=1))
+
+
+def test_one_common_seed_has_a_difference_and_no_verdict():
+    rows = [row("full", 1.0, 0), row("full", 1.0, 1), row("random", 0.05, 0), row("new", 0.05, 1)]
+    (table,) = tables_of(rows)
+    line = only(table, "new")
+    assert (line.vs_full.seeds, line.vs_full.crossed, line.vs_full.verdict) == (1, None, None)
+    assert line.vs_random is None, "no seed in common"
+    assert line.seed_sd is None and line.beats_random is None
+    assert sheets.difference_text(line.vs_full).endswith("(1 seed) —")
+    assert not table.comparisons()
+
+
+def test_references_that_are_missing_are_named():
+    (table,) = tables_of([row("new", keep, seed) for keep in (0.05, 0.1) for seed in (0, 1)])
+    notes = " ".join(sheets.table_sheet(table).notes)
+    assert "no `full` run" in notes
+    assert "no `random` run at keep 0.05; no `random` run at keep 0.1." in notes
+    assert [line.label for line in table.lines[:2]] == ["untrained", "teacher"]
+    assert "Missing" not in " ".join(sheets.table_sheet(*tables_of(planted(2))).notes)
+
+
+# --- what may share a table ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        ({"objective": "forward_kl"}, "objective=forward_kl"),
+        ({"normalize": "all"}, "normalize=all"),
+        ({"steps": STEPS + 1}, f"steps={STEPS + 1}"),
+        ({"learning_rate": 1e-5}, "learning_rate=1e-05"),
+        ({"k": 4}, "k=4"),
+        ({"scope": "response"}, "scope=response"),
+        ({"min_keep_per_response": 1, "ties": "earlier"}, "min_keep_per_response=1, ties=earlier"),
+        ({"eval_items": 100}, "eval_items=100"),
+        (
+            {"objective": "sampled_reverse_kl", "normalize": "per_response",
+             "min_keep_per_response": 1, "ties": "earlier", "adam_beta2": 0.98,
+             "weight_decay": 0.1, "k": 8},
+            "paper, k=8",
+        ),
+    ],
+)  # fmt: skip
+def test_regimes_never_mix(change, name):
+    rows, other = planted(2, keeps=(0.05,)), planted(2, keeps=(0.05,), **change)
+    alone, both = tables_of(rows), tables_of(rows, other)
+    assert [table.regime for table in both] == ["default", name]
+    assert both[0] == alone[0], "rows of another regime changed the table"
+    assert {run.run_id for line in both[1].arms() for run in line.runs} == {
+        r["run_id"] for r in other
+    }
+
+
+def test_pairs_tasks_and_parameters_are_told_apart():
+    rows = planted(2, keeps=(0.05,))
+    rows += [
+        row("better", 0.05, seed, selector_params={"floor": floor})
+        for floor in (1e-12, 0.1)
+        for seed in (0, 1)
+    ]
+    rows += planted(2, keeps=(0.05,), pair="tiny-qwen2.5")
+    rows += [row("full", 1.0, 9, task="other")]
+    found = tables_of(rows)
+    assert [(table.pair, table.task) for table in found] == [
+        ("tiny-qwen2.5", "tiny_math"), ("tiny-qwen3", "other"), ("tiny-qwen3", "tiny_math"),
+    ]  # fmt: skip
+    labels = {line.label for line in found[2].arms("better")}
+    assert labels == {"better", "better (floor=1e-12)", "better (floor=0.1)"}
+
+
+def test_a_field_that_a_row_lacks_is_at_its_default():
+    rows = planted(2, keeps=(0.05,))
+    before = tables_of(rows)[0].regime
+    for made in rows[:3]:
+        del made["experiment"]["dtype"]
+    (table,) = tables_of(rows)
+    assert table.regime == before == "default"
+    assert regime_name({"unheard_of": 1.5}) == "unheard_of=1.5"
+
+
+def test_weights_have_a_table_of_their_own_with_their_sample_size():
+    rows = planted(2, keeps=(0.05,))
+    rows += [row("fire", 1.0, seed, 0.05, weights=True) for seed in (0, 1)]
+    scores, weights = tables_of(rows)
+    assert not scores.arms("fire") and weights.is_weights
+    assert [line.label for line in weights.lines] == ["untrained", "teacher", "full", "fire"]
+    assert only(weights, "fire", 1.0).effective_sample_size == 28_000
+    sheet = sheets.table_sheet(weights)
+    assert sheet.rows[-1][sheet.header.index("effective tokens")] == "28,000"
+    assert not any("random" in name for name in sheet.header)
+    assert all(len(cells) == len(sheet.header) for cells in sheet.rows)
+
+
+# --- overall, K, published, headline -------------------------------------------------------------
+
+
+def test_average_ranks_over_pairs():
+    rows = [made for pair in ("tiny-qwen2.5", "tiny-qwen3") for made in planted(3, pair=pair)]
+    found = overall(tables_of(rows))
+    assert [ranks.keep for ranks in found] == [0.05, 0.2]
+    for ranks in found:
+        assert ranks.lines[0][:3] == ("better", 1.0, (1.0, 1.0))
+        assert ranks.lines[-1][:3] == ("worse", 5.0, (5.0, 5.0))
+        assert sum(mean for _, mean, *_ in ranks.lines) == 15
+        for _, mean, (low, high), by_pair in ranks.lines:
+            assert mean == np.mean(by_pair) and low <= high
+    assert overall(tables_of(planted(3))) == []
+    markdown = sheets.documents(tables_of(planted(3)), PUBLISHED)["leaderboard.md"].decode()
+    assert "Average rank over pairs: one pair" in markdown
+
+
+def test_k_sensitivity_sets_the_ks_side_by_side():
+    rows = planted(2, keeps=(0.05,)) + [
+        row("better", 0.05, s, effect, k=k) for k, effect in ((4, 0.0), (64, 0.1)) for s in (0, 1)
+    ]
+    markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
+    _, _, table = markdown.partition("## K-sensitivity: tiny-qwen3, tiny_math, regime default")
+    header, _, *body = table.strip().split("\n")[:6]
+    assert header == "| selector | keep | K = 4 | K = 16 | K = 64 |"
+    assert [line.split(" | ")[0] for line in body[:3]] == ["| better", "| random", "| full"]
+    assert body[1].split(" | ")[2] == "—"
+
+
+def test_reported_numbers_are_marked_and_never_enter_ours():
+    tables = tables_of(planted(2, rules={"teachability": 0.05, "mine": 0.0}))
+    sheet = sheets.published_sheet(PUBLISHED, tables)
+    kinds = [cells[0] for cells in sheet.rows]
+    assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"reported", "measured here"}
+    row_ = next(r for r in sheet.rows if "2605.26844" in r[1] and r[4] == "TA-OPD")
+    assert row_[3:] == ("Qwen3-4B→1.7B", "TA-OPD", "0.1", "44.89", "+2.52")
+    ours = [cells for cells in sheet.rows if cells[0] == "measured here"]
+    assert {cells[4] for cells in ours} == {"full", "random", "teachability"}
+    csv = sheets.documents(tables, PUBLISHED)["leaderboard.csv"].decode()
+    assert "44.89" not in csv and "CROP" not in csv
+
+
+def test_the_headline_shows_the_rules_chosen_beforehand():
+    rules = {"teachability": -0.05, "tip": 0.05, "not_in_the_headline": 0.2}
+    rows = [m for p in ("tiny-qwen2.5", "tiny-qwen3") for m in planted(3, rules=rules, pair=p)]
+    headline = sheets.documents(tables_of(rows), PUBLISHED)["headline.md"].decode()
+    names = [line.split(" | ")[0][2:] for line in headline.split("\n")[2:8]]
+    assert names == ["untrained", "teacher", "full", "tip", "random", "teachability"]
+    assert headline.count("**better**") == 4 and headline.count("**worse**") == 4
+    assert "keep 0.05" in headline and "not_in_the_headline" not in headline
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+def everything(*files):
+    tables = tables_of(*files)
+    svg = {n: b for n, b in figures.draw_all(tables).items() if n.endswith(".svg")}
+    return sheets.documents(tables, PUBLISHED) | svg
+
+
+def test_order_of_rows_files_and_duplicates_changes_no_byte():
+    rows = [m for p in ("tiny-qwen2.5", "tiny-qwen3") for m in planted(2, (0.05,), 2, pair=p)]
+    elsewhere = json.loads(json.dumps(rows[3:9]))  # the same runs, run again on another machine
+    for made in elsewhere:
+        made["provenance"]["device"], made["seconds"]["total"] = "cuda", 5000.0
+    expected = everything(rows, elsewhere)
+    shuffled = random.Random(0).sample(rows, len(rows))
+    with mpl.rc_context({"font.size": 30, "svg.hashsalt": "another", "axes.grid": True}):
+        assert everything(elsewhere + shuffled[:7], shuffled[4:], rows[:1] * 3) == expected
+    assert not any(b"<dc:date>" in content for content in expected.values())
+
+
+GOLDEN = f"""\
+| untrained | — | — | 20.0 | — | — | — | — | — | 2.0 | 1.0 | — | — | — | — |
+| teacher | — | — | 100.0 | — | — | — | — | — | 2.0 | 1.0 | — | — | — | — |
+| full | 1 | 2 | 60.0 | 28.3 | — | — | — | 1.0000 | 2.0 | 1.0 | 40,000 | 40,000 | 20 | 701 |
+| new | 0.05 | 2 | 100.0 | 0.0 | +40.0 (−75.1 to +155.1) tie | +60.0 (−8.0 to +128.0) tie | 1.00 \
+| 0.0500 | 2.0 | 1.0 | 40,000 | 2,000 | 20 | 701 |
+| random | 0.05 | 2 | 40.0 | 0.0 | −20.0 (−274.1 to +234.1) tie | — | — | 0.0500 | 2.0 | 1.0 \
+| 40,000 | 2,000 | 20 | 701 |
+
+5 items; every seed's checkpoint answers all of them. Smallest effect that this design detects \
+(80 % power, one comparison at 5 %; median over rows): 211.6 points against full, 91.1 points \
+against random. Seeds: full 0, 1; random at keep 0.05 0, 1. Holm family: 3 comparisons; a \
+difference of at most 1 point is a tie. Checkpoint: last step of a fixed horizon ({STEPS} steps). \
+Ran on: cpu (threads: 1).
+"""
+"""Worked by hand: new - full is [0 0 1 1 1] and [0 0 0 0 1], so MS_seed 0.4, MS_item 0.35, MS_res
+0.15, Var(mean) 0.6/10, 1.83 degrees of freedom; new - random has 0.6/10 and 4; random - full has
+0.4/10 and 1."""
+
+
+def test_golden_markdown_of_a_tiny_world():
+    scores = {
+        ("full", 1.0): ([1, 1, 0, 0, 0], [1, 1, 1, 1, 0]),
+        ("random", 0.05): ([1, 1, 0, 0, 0], [1, 1, 0, 0, 0]),
+        ("new", 0.05): ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]),
+    }
+    rows = []
+    for (name, keep), by_seed in scores.items():
+        for seed, trained in enumerate(by_seed):
+            made = with_scores(row(name, keep, seed, items=5), [float(x) for x in trained])
+            for who, found in (("untrained", [1, 0, 0, 0, 0]), ("teacher", [1, 1, 1, 1, 1])):
+                made["items"][who]["tiny_math"] = found
+            made["seconds"] = {"total": 29.6, "evaluate": 10.0}
+            rows.append(made)
+    markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
+    _, _, after = markdown.partition("## tiny-qwen3, tiny_math, regime default\n\n")
+    header, _, body = after.partition("\n## ")[0].partition("\n|---")
+    assert header == "| " + " | ".join(sheets.HEADER) + " |"
+    assert body.partition("\n")[2] == GOLDEN
+
+
+def test_latex_is_escaped_plain_ascii():
+    made = planted(2, keeps=(0.05,), rules={"a_b%c#d": 0.05})
+    latex = sheets.documents(tables_of(made), PUBLISHED)["leaderboard.tex"].decode()
+    assert latex.isascii()
+    assert r"a\_b\%c\#d & 0.05 & 2" in latex and r"tiny\_math" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    for line in latex.split("\n")[1:]:
+        assert "%" not in line.replace(r"\%", "").removesuffix("%"), line
+    assert sheets.latex_text("x_1 & {y} $z ~^\\") == (
+        r"x\_1 \& \{y\} \$z \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+
+
+def test_csv_reads_back():
+    tables = tables_of(planted(3))
+    read = pd.read_csv(io.BytesIO(sheets.documents(tables, PUBLISHED)["leaderboard.csv"]))
+    assert len(read) == len(tables[0].lines)
+    line = only(tables[0], "better")
+    (found,) = read[(read.selector == "better") & (read.keep == 0.05)].to_dict("records")
+    assert found["accuracy"] == pytest.approx(line.accuracy, abs=1e-8)
+    assert found["vs_random_low"] == pytest.approx(line.vs_random.crossed.ci95[0], abs=1e-8)
+    assert (found["vs_full_verdict"], found["seeds"], found["kind"]) == ("better", 3, "score")
+    assert (found["tokens_trained"], found["realised_keep"]) == (2000, 0.05)
+    assert found["peak_memory_bytes"] == 702 * 2**20
+    assert set(read[read.kind == "baseline"].selector) == {"untrained", "teacher"}
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def test_a_figure_without_data_is_not_drawn():
+    def kinds(rows):
+        return {name.split("/")[1].split("-")[0] for name in figures.draw_all(tables_of(rows))}
+
+    assert kinds([row("full", 1.0, 0), row("new", 0.05, 0)]) == set()
+    small = {"better": 0.05}
+    assert kinds(planted(2, (0.05,), 2, small)) == {"differences"}
+    assert kinds(planted(2, (0.05, 0.2), 2, small)) == {"differences", "keep", "tokens", "seconds"}
+    curves = planted(2, (0.05,), 2, small, eval_every=10)
+    assert kinds(curves) == {"differences", "curve"}
+    several = planted(2, (0.05,), 2, small) + [row("better", 0.05, s, k=4) for s in (0, 1)]
+    assert kinds(several) == {"differences", "k"}
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    points = [(3, 0.5), (1, 0.4), (2, 0.4), (2, 0.6), (3, 0.7), (1, 0.3), (9, 0.7)]
+    assert figures.pareto_front(points) == [1, 3, 4]
+
+
+def test_curves_are_over_the_steps_that_every_seed_has():
+    (table,) = tables_of(planted(3, (0.05,), 3, {"better": 0.05}, eval_every=10))
+    steps, accuracy_SE = figures.seed_curves(only(table, "better"))
+    assert steps[:3] == [10, 20, 30] and accuracy_SE.shape == (3, len(steps))
+    assert accuracy_SE[2, 0] - accuracy_SE[0, 0] == pytest.approx(0.02)
+
+
+# --- files and the command -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text(planted(2, (0.05,), 2, {"better": 0.05})))
+    return path
+
+
+def test_check_catches_one_changed_byte(capsys, rows_file, tmp_path):
+    out = tmp_path / "results"
+    arguments = ("leaderboard", rows_file, "--out", out)
+    code, _, err = call(capsys, *arguments, "--check")
+    assert code == 1 and "leaderboard.md" in err and not out.exists()
+    assert call(capsys, *arguments)[0] == 0
+    assert call(capsys, *arguments, "--check")[0] == 0
+    names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert names[-4:] == ["headline.md", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"]
+    svg, png = (next(n for n in names if n.endswith(kind)) for kind in (".svg", ".png"))
+    for name in (svg, "headline.md", "leaderboard.csv", "leaderboard.tex"):
+        good = (out / name).read_bytes()
+        (out / name).write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
+        code, _, err = call(capsys, *arguments, "--check")
+        assert code == 1 and name in err and "leaderboard.md" not in err.split(":")[-1]
+        (out / name).write_bytes(good)
+    (out / png).unlink()
+    code, out_text, err = call(capsys, *arguments, "--check", "--json")
+    assert code == 1 and json.loads(out_text)["stale"] == [png]
+
+
+def test_json_is_one_document_with_every_line(capsys, rows_file, tmp_path):
+    code, out, _ = call(capsys, "leaderboard", rows_file, rows_file, "--out", tmp_path, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["rows"] == 6 and found["stale"] == []
+    assert [line["selector"] for line in found["lines"]] == [
+        "untrained", "teacher", "full", "better", "random",
+    ]  # fmt: skip
+
+
+def refused(*texts):
+    with pytest.raises(ConfigError) as error:
+        read_rows({f"{n}.jsonl": found for n, found in enumerate(texts)})
+    return str(error.value)
+
+
+@pytest.mark.parametrize("part", ["experiment", "scores", "items"])
+def test_rows_of_one_run_that_disagree_are_refused(capsys, rows_file, tmp_path, part):
+    made = json.loads(rows_file.read_text().split("\n")[0])
+    if part == "experiment":
+        made["experiment"]["learning_rate"] = 1.0
+    elif part == "scores":
+        made["scores"]["trained"]["tiny_math"]["truncation_rate"] = 0.5
+    else:
+        made["items"]["trained"]["tiny_math"].reverse()
+    theirs = tmp_path / "theirs.jsonl"
+    theirs.write_text(text([made]))
+    out = tmp_path / "results"
+    code, _, err = call(capsys, "leaderboard", rows_file, theirs, "--out", out)
+    assert code == 2 and not out.exists()
+    for word in (made["run_id"], f"{rows_file}:1", f"{theirs}:1", f"different {part}"):
+        assert word in err
+
+
+def test_two_runs_of_one_experiment_are_refused():
+    one, other = row("full", 1.0, 0), row("full", 1.0, 0)
+    other["run_id"] = "full-keep1-s0-edited00"
+    message = refused(text([one]), text([other]))
+    assert one["run_id"] in message and other["run_id"] in message and "edited" in message
+
+
+def test_bad_lines_are_named_by_file_and_line(capsys, tmp_path):
+    good = text(planted(1, (0.05,), 1))
+    assert refused(good + good[:200]).startswith("0.jsonl:6: not a whole line of JSON (the last")
+    assert refused(good, "{}\n").startswith("1.jsonl:1: schema_version None is not 1")
+    newer = row("full", 1.0, 0) | {"schema_version": 2}
+    assert "0.jsonl:1: schema_version 2 is not 1" in refused(text([newer]))
+    short = row("full", 1.0, 0)
+    short["items"]["teacher"]["tiny_math"].pop()
+    assert "299 scores of tiny_math (teacher), not 300" in refused(text([short]))
+    lacking = row("full", 1.0, 0)
+    del lacking["tokens"]
+    assert refused("\n" + text([lacking])).startswith("0.jsonl:2: tokens")
+    code, _, err = call(capsys, "leaderboard", tmp_path / "no.jsonl", "--out", tmp_path)
+    assert code == 2 and "no.jsonl" in err
+
+
+def test_runs_that_answered_other_items_are_refused_and_other_baselines_are_warned_of():
+    rows = planted(2, (0.05,), 2, {"better": 0.05})
+    with pytest.raises(ConfigError, match="different numbers of items"):
+        tables_of([*rows, row("new", 0.05, 0, items=200)])
+    rows[0]["items"]["untrained"]["tiny_math"][0] = (
+        1 - rows[0]["items"]["untrained"]["tiny_math"][0]
+    )
+    (table,) = tables_of(rows)
+    assert "the runs disagree about untrained" in sheets.table_sheet(table).notes[-1]
