@@ -6,6 +6,7 @@ runs twice.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +106,9 @@ def _study(cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder
 def make_sampler(tuning: Tuning) -> optuna.samplers.BaseSampler:
     """Seeded, so that the same trials propose the same next values."""
     if tuning.sampler == "qmc":
-        return optuna.samplers.QMCSampler(seed=tuning.seed, scramble=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.QMCSampler(seed=tuning.seed, scramble=True)
     return optuna.samplers.TPESampler(seed=tuning.seed)
 
 
