@@ -7,6 +7,7 @@ depends on the zlib it was packed with, and is not compared by `bench leaderboar
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -141,7 +142,7 @@ def differences(table: Table) -> Figure | None:
         sides += [name] if any(c is not None and c.crossed for c in found) else []
     if not sides:
         return None
-    rows = _rows_by_keep(arms)
+    rows, names_of = _rows_by_keep(arms), _names(table)
     height = 0.9 + 0.145 * len(rows)
     figure = Figure((WIDE if len(sides) > 1 else 4.6, height), layout="constrained")
     panels = figure.subplots(1, len(sides), sharex=True, sharey=True, squeeze=False)[0]
@@ -155,7 +156,7 @@ def differences(table: Table) -> Figure | None:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    panels[0].set_yticks(range(len(rows)), [_row_name(row) for row in rows])
+    panels[0].set_yticks(range(len(rows)), [_row_name(row, names_of) for row in rows])
     for text, row in zip(panels[0].get_yticklabels(), rows, strict=True):
         text.set_fontweight("normal" if isinstance(row, Line) else "bold")
     _verdict_key(figure, panels[-1])
@@ -180,8 +181,8 @@ def _rows_by_keep(arms: Iterable[Line]) -> list[Line | str]:
     return rows
 
 
-def _row_name(row: Line | str) -> str:
-    return row if isinstance(row, str) else f"{row.label}  n={len(row.runs)}"
+def _row_name(row: Line | str, names: Mapping[str, str]) -> str:
+    return row if isinstance(row, str) else f"{names[row.label]}  n={len(row.runs)}"
 
 
 def _interval(axes: Axes, y: float, found: Comparison | None) -> None:
@@ -225,6 +226,7 @@ def accuracy_by_keep(table: Table) -> Figure | None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:g}"))
         axes.set_title(label, loc="left", color=BLUE)
+    panels[0].margins(y=0.18)  # for the name above the line
     _name_references(panels[0], random, full, keeps)
     _label_edges(panels, "tokens kept (%)", "accuracy (%)")
     note = "Grey: random; dashed: full. Bands: 95 % intervals over training seeds, for these items."
@@ -233,10 +235,18 @@ def accuracy_by_keep(table: Table) -> Figure | None:
 
 
 def _by_label(table: Table) -> dict[str, list[Line]]:
+    names = _names(table)
     found: dict[str, list[Line]] = {}
     for line in sorted(table.arms(), key=lambda line: (line.label, line.keep)):
-        found.setdefault(line.label, []).append(line)
+        found.setdefault(names[line.label], []).append(line)
     return found
+
+
+def _names(table: Table) -> dict[str, str]:
+    """Label -> its name in a figure: without parameters where the table has one set of them."""
+    labels = {line.label: line.selector for line in table.arms()}
+    several = Counter(labels.values())
+    return {label: label if several[name] > 1 else name for label, name in labels.items()}
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
@@ -282,6 +292,7 @@ def pareto(table: Table, cost: str) -> Figure | None:
         return None
     price = [_price(line, cost) for line in arms]
     front = pareto_front([(x, line.accuracy) for x, line in zip(price, arms, strict=True)])
+    names = _names(table)
     figure = Figure((WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
     named = []
@@ -294,17 +305,17 @@ def pareto(table: Table, cost: str) -> Figure | None:
             axes.vlines(x, *_per_cent(line.seeds_ci95), color=colour, lw=0.7, alpha=0.6)
         if place in front:
             keep = "" if line.selector == "full" else f" {_keep_name(line.keep)}"
-            named.append((x, y, line.label + keep, colour))
+            named.append((x, y, names[line.label] + keep, colour))
     path = [(price[place], 100 * arms[place].accuracy) for place in front]
     axes.step(*zip(*path, strict=True), where="post", color=VERMILION, lw=0.8, zorder=0)
-    _cost_axis(axes, price)
+    _cost_axis(axes, price, {x: len(text) for x, _, text, _ in named})
     what = "training time" if cost == "seconds" else "tokens trained on"
     unit = "s" if cost == "seconds" else "count"
     axes.set_xlabel(f"{what} per run ({unit})")
     axes.set_ylabel("accuracy (%)")
     _name_front(axes, named)
     note = (
-        "Red: Pareto front; diamonds: random; square: full; grey: other rules. "
+        "Red: Pareto front (costs within 2 % count as equal); diamonds: random; square: full. "
         "Bars: 95 % intervals over training seeds."
     )
     _frame(figure, table, f"Accuracy against {what}", note)
@@ -317,31 +328,49 @@ def _price(line: Line, cost: str) -> float:
     return line.mean_of(lambda run: run.tokens["trained"])
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the points that no other matches in both, from the cheapest up."""
-    front, best = [], -np.inf
+def pareto_front(points: Sequence[tuple[float, float]], slack: float = 0.02) -> list[int]:
+    """Places of the points that are more accurate than all that cost as much or less.
+
+    From the cheapest up. A cost up to `slack` higher counts as the same: lengths of responses and
+    timings vary that much between runs of one budget.
+    """
     order = sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1]))
-    for place in order:
-        if points[place][1] > best:
+    front = []
+    for number, place in enumerate(order):
+        cost, accuracy = points[place]
+        rivals = [
+            points[other][1]
+            for rank, other in enumerate(order)
+            if rank != number and points[other][0] <= cost * (1 + slack)
+        ]
+        is_first = all(points[other][1] < accuracy for other in order[:number])
+        if is_first and all(rival <= accuracy for rival in rivals):
             front.append(place)
-            best = points[place][1]
     return front
 
 
-def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A log axis with 1, 2 and 5 of each power of ten; a plain one where the range is small."""
+def _cost_axis(axes: Axes, values: Sequence[float], name_lengths: Mapping[float, int]) -> None:
+    """Room left of the named points, whose names end there. A log axis where the range is large:
+    1, 2 and 5 of each power of ten."""
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    low, high = min(values), max(values)
-    if high < 5 * low:
-        spread = (high - low) or low
-        axes.set_xlim(low - 0.4 * spread, high + 0.1 * spread)
+    is_log = max(values) >= 5 * min(values)
+    there, back = (np.log, np.exp) if is_log else (np.asarray, np.asarray)
+    low, high = float(there(min(values))), float(there(max(values)))
+    high += 0.1 * ((high - low) or abs(low) or 1.0)
+    left = low - 0.1 * (high - low)
+    for cost, length in name_lengths.items():
+        share = min(0.8, 0.03 + 0.021 * length)  # of the axis, that the name takes
+        left = min(left, (float(there(cost)) - share * high) / (1 - share))
+    if not is_log:
+        axes.set_xlim(left, high)
         return
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    steps = (1, 2, 5) if high / low < 100 else (1,)
+    powers = range(int(np.floor(low / np.log(10))), int(np.ceil(high / np.log(10))) + 1)
+    steps = (1, 2, 5) if high - low < np.log(100) else (1,)
     ticks = [step * 10.0**power for power in powers for step in steps]
     axes.set_xscale("log")
-    axes.set_xlim(low / (high / low) ** 0.4, high * (high / low) ** 0.1)  # names go to the left
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= 1.5 * tick]))
+    axes.set_xlim(float(back(left)), float(back(high)))
+    shown = [tick for tick in ticks if np.exp(low) / 1.5 <= tick <= np.exp(high)]
+    axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
@@ -362,8 +391,10 @@ def _name_front(axes: Axes, named: Sequence[tuple[float, float, str, str]]) -> N
 
 def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
     """Accuracy against K of every rule that has several, by keep; `random` does not read K."""
+    names: dict[str, str] = {}
     lines: dict[tuple[float, str], dict[int, Line]] = {}
     for k, table in by_k.items():
+        names |= _names(table)
         for line in table.arms():
             lines.setdefault((line.keep, line.label), {})[k] = line
     shown = {key: found for key, found in sorted(lines.items())
@@ -391,7 +422,7 @@ def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
             low, high = zip(*(_per_cent(line.seeds_ci95) for line in values), strict=True)
             axes.vlines(x, low, high, color=colour, lw=0.8, alpha=0.6)
             axes.plot(x, [100 * line.accuracy for line in values], color=colour, marker="o")
-            ends.append((100 * values[-1].accuracy, label, colour))
+            ends.append((100 * values[-1].accuracy, names[label], colour))
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(list(by_k)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
@@ -434,11 +465,13 @@ def learning_curves(table: Table) -> Figure | None:
             colour = LINES[keeps.index(keep) % len(LINES)]
             low, high = 100 * accuracy_SE.min(0), 100 * accuracy_SE.max(0)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
-            axes.plot(steps, 100 * accuracy_SE.mean(0), color=colour, label=_keep_name(keep))
+            axes.plot(steps, 100 * accuracy_SE.mean(0), color=colour)
         axes.set_title(label, loc="left")
-        if label == "random" or len(curves) == 1:
-            axes.legend(frameon=False, fontsize=6, title="keep", title_fontsize=6,
-                        loc="lower right", borderpad=0, handlelength=1.2)  # fmt: skip
+    for keep in keeps:
+        colour = LINES[keeps.index(keep) % len(LINES)]
+        panels[0].plot([], [], color=colour, label=f"keep {_keep_name(keep)}")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=len(keeps),
+                  frameon=False, fontsize=6.5, borderpad=0.3, handlelength=1.2)  # fmt: skip
     _label_edges(panels, "optimizer step", "accuracy (%)")
     note = "On the run's curve_tasks, mean over training seeds; bands: their range."
     note += " Dashed: full." if full else ""

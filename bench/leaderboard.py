@@ -35,6 +35,8 @@ DEFAULTS = {
     for name, value in Experiment().model_dump(mode="json").items()
     if name not in VARIES
 }
+CURVE = ("eval_every", "curve_tasks", "curve_items")
+"""Fields that add a learning curve and leave the training as it is."""
 BASELINES = ("untrained", "teacher")
 BOOTSTRAP_SEED, BOOTSTRAP_DRAWS = 0, 10_000
 
@@ -282,10 +284,19 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
+def is_main(table: Table) -> bool:
+    """The default regime or a preset, with or without a learning curve."""
+    return _without_curve(table.changes) in ("default", *PRESETS)
+
+
+def _without_curve(changes: Mapping[str, Any]) -> str:
+    return regime_name({name: v for name, v in changes.items() if name not in CURVE})
+
+
 def _regime_order(changes: Mapping[str, Any]) -> tuple:
-    name = regime_name(changes)
+    name, main = regime_name(changes), _without_curve(changes)
     numbers = tuple(float(number) for number in re.findall(r"[\d.]+(?:e-?\d+)?", name))
-    return (name != "default", not name.startswith(tuple(PRESETS)), re.sub(r"[\d.]", "", name),
+    return (main != "default", not main.startswith(tuple(PRESETS)), re.sub(r"[\d.]", "", name),
             numbers, name)  # fmt: skip
 
 

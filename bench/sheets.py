@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from bench.config import PRESETS
 from bench.leaderboard import (
     BOOTSTRAP_DRAWS,
     BOOTSTRAP_SEED,
@@ -17,6 +16,7 @@ from bench.leaderboard import (
     Line,
     Ranks,
     Table,
+    is_main,
     k_groups,
     overall,
     regime_name,
@@ -207,7 +207,7 @@ def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
             names |= set(reported["ours"])
             keeps |= set() if keep is None else {keep}
     for table in tables:
-        if table.regime in ("default", *PRESETS) and not table.is_weights:
+        if is_main(table) and not table.is_weights:
             for line in table.arms():
                 if line.selector in names and line.keep in keeps:
                     rows.append((

@@ -46,8 +46,34 @@ def _open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
-            return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=3 * HEARTBEAT_S)
+            return RDBStorage(
+                url,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=3 * HEARTBEAT_S,
+                heartbeat_stale_trial_callback=_enqueue_again,
+            )
     except Exception as error:
         raise ConfigError(
             f"storage: {url!r} cannot be opened: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """What happens to the point of a trial whose heart stopped, on whatever machine."""
+    kept = {k: v for k, v in trial.user_attrs.items() if k in ("run_id", "experiment")}
+    study.enqueue_trial(trial.params, user_attrs=kept)
+
+
+def fail_stale_trials(study: optuna.Study) -> None:
+    """Fail, and enqueue again, trials whose heart stopped; a journal has no heartbeat."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+
+
+def close_study(study: optuna.Study) -> None:
+    """Give a database its connections back."""
+    study._storage.remove_session()
+    backend = getattr(study._storage, "_backend", study._storage)
+    if isinstance(backend, RDBStorage):
+        backend.engine.dispose()

@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from bench import tuning
@@ -25,7 +24,7 @@ from bench.config import ConfigError, Experiment, Runtime, Stopped
 from bench.progress import open_progress
 from bench.records import RunInUse, canonical_json, digest8
 from bench.run import run_experiment
-from bench.storage import TrialFault, open_study
+from bench.storage import TrialFault, close_study, fail_stale_trials, open_study
 from bench.sweepfile import Sweep, read_sweep
 from bench.workers import POLL_S, run_workers
 
@@ -148,8 +147,7 @@ def work(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
         found.gate.acquire()
         try:
             found.recover()
-            if isinstance(found.study._storage, RDBStorage):
-                optuna.storages.fail_stale_trials(found.study)
+            fail_stale_trials(found.study)
             states = Counter(trial.state for trial in found.study.get_trials(False))
             if states[TrialState.WAITING]:
                 found.study.optimize(
@@ -213,9 +211,12 @@ def run_sweep(
     found.enqueue()
     if retry_failed:
         found.retry_failed()
-    with view(found) as refresh:
-        run_workers(work_here, arguments, workers, refresh)
-    return found.status()
+    try:
+        with view(found) as refresh:
+            run_workers(work_here, arguments, workers, refresh)
+        return found.status()
+    finally:
+        close_study(found.study)
 
 
 def work_here(path: Path, storage: str | None, runtime: Runtime) -> None:

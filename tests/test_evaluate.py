@@ -223,6 +223,7 @@ def test_sampling_passes_every_parameter_and_repeats_with_its_seed(model, tokeni
             "max_new_tokens": 12,
             "eos_token_id": [END],
             "pad_token_id": PAD,
+            "suppress_tokens": None,
             "use_cache": True,
         }
     ]
@@ -405,3 +406,19 @@ def test_importing_evaluate_is_cheap():
     code = "import sys, bench.evaluate as e; e.task_names(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "lm_eval", "transformers", "datasets"} & set(done.stdout.split())
+
+
+def test_padded_rows_of_the_head_are_never_generated(model, tokenizer):
+    """A head with more rows than the tokenizer has ids: the extra ones are made the likeliest."""
+    wider = Qwen3ForCausalLM(
+        type(model.config)(**{**model.config.to_dict(), "vocab_size": len(tokenizer) + 7})
+    )
+    torch.nn.init.constant_(wider.lm_head.weight, 0.0)
+    with torch.no_grad():
+        wider.lm_head.weight[len(tokenizer) :] = 1.0
+        wider.model.norm.weight.fill_(1.0)
+    ids = []
+    inner = wider.generate
+    wider.generate = lambda **kwargs: ids.append(inner(**kwargs)) or ids[-1]
+    evaluate(wider, tokenizer, ["tiny_math"], stop_ids=[END], limit=3, max_new_tokens=4)
+    assert int(ids[0].max()) < len(tokenizer)

@@ -18,6 +18,7 @@ from test_cli import call
 
 from bench import tuning
 from bench.config import ConfigError, Runtime
+from bench.storage import close_study
 from bench.sweep import SweepStudy, dry_run, work
 from bench.sweepfile import read_sweep
 
@@ -221,7 +222,9 @@ def test_two_workers_and_random_kills_end_with_each_trial_done_once(
     sweep = read_sweep(path, runtime(tmp_path))
     assert sorted(rows) == sorted(plan.run_id for plan in sweep.plans)
     url = more[1] if more else None
-    trials = SweepStudy(sweep, url, runtime(tmp_path)).study.trials
+    found = SweepStudy(sweep, url, runtime(tmp_path))
+    trials = found.study.trials
+    close_study(found.study)
     complete = [t.user_attrs["run_id"] for t in trials if t.state == TrialState.COMPLETE]
     assert sorted(complete) == sorted(rows)
 
