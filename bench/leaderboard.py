@@ -35,8 +35,8 @@ DEFAULTS = {
     for name, value in Experiment().model_dump(mode="json").items()
     if name not in VARIES
 }
-CURVE = ("eval_every", "curve_tasks", "curve_items")
-"""Fields that add a learning curve and leave the training as it is."""
+MEASURES = ("eval_tasks", "eval_every", "curve_tasks", "curve_items")
+"""Fields that say what else is measured and leave the training as it is: no part of a regime."""
 BASELINES = ("untrained", "teacher")
 BOOTSTRAP_SEED, BOOTSTRAP_DRAWS = 0, 10_000
 
@@ -258,7 +258,9 @@ def regime_changes(experiment: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: experiment[name]
         for name in names
-        if name in experiment and (name not in DEFAULTS or experiment[name] != DEFAULTS[name])
+        if name not in MEASURES
+        and name in experiment
+        and (name not in DEFAULTS or experiment[name] != DEFAULTS[name])
     }
 
 
@@ -285,18 +287,14 @@ def _plain(value: Any) -> str:
 
 
 def is_main(table: Table) -> bool:
-    """The default regime or a preset, with or without a learning curve."""
-    return _without_curve(table.changes) in ("default", *PRESETS)
-
-
-def _without_curve(changes: Mapping[str, Any]) -> str:
-    return regime_name({name: v for name, v in changes.items() if name not in CURVE})
+    """The default regime or a preset."""
+    return regime_name(table.changes) in ("default", *PRESETS)
 
 
 def _regime_order(changes: Mapping[str, Any]) -> tuple:
-    name, main = regime_name(changes), _without_curve(changes)
+    name = regime_name(changes)
     numbers = tuple(float(number) for number in re.findall(r"[\d.]+(?:e-?\d+)?", name))
-    return (main != "default", not main.startswith(tuple(PRESETS)), re.sub(r"[\d.]", "", name),
+    return (name != "default", not name.startswith(tuple(PRESETS)), re.sub(r"[\d.]", "", name),
             numbers, name)  # fmt: skip
 
 
@@ -313,7 +311,10 @@ def _table(
         is_weight = row.effective_sample_size is not None
         if is_weight == is_weights or made_of["selector"] == "full":
             params = _params(made_of["selector_params"])
-            arms[made_of["selector"], params, made_of["keep"]].append(row)
+            arm = arms[made_of["selector"], params, made_of["keep"]]
+            # The same training, run again to measure something else, is not another seed.
+            if made_of["seed"] not in {run.experiment["seed"] for run in arm}:
+                arm.append(row)
     lines = [_arm(task, key, runs) for key, runs in arms.items()]
     if not any(line.selector != "full" for line in lines) and (is_weights or not lines):
         return None
