@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint results clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,11 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Tables and figures from results/rows.jsonl, and the README's headline.
+results: .venv/.installed
+	$(BIN)/bench leaderboard results/rows.jsonl --out results
+	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
 
 clean:
 	rm -rf .venv runs build *.egg-info

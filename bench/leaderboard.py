@@ -6,7 +6,7 @@ selector_params, keep and seed is equal in all its rows.
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -315,7 +315,8 @@ def _table(
             # The same training, run again to measure something else, is not another seed.
             if made_of["seed"] not in {run.experiment["seed"] for run in arm}:
                 arm.append(row)
-    lines = [_arm(task, key, runs) for key, runs in arms.items()]
+    several = {s for s, n in Counter(s for s, _ in {(s, p) for s, p, _ in arms}).items() if n > 1}
+    lines = [_arm(task, key, runs, key[0] in several) for key, runs in arms.items()]
     if not any(line.selector != "full" for line in lines) and (is_weights or not lines):
         return None
     full = next((line for line in lines if line.selector == "full"), None)
@@ -330,7 +331,8 @@ def _params(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={_plain(value)}" for name, value in sorted(params.items()))
 
 
-def _arm(task: str, key: tuple[str, str, float], rows: Iterable[Row]) -> Line:
+def _arm(task: str, key: tuple[str, str, float], rows: Iterable[Row], show_params: bool) -> Line:
+    """One line. Parameters are shown where a table holds a rule with several of them."""
     selector, params, keep = key
     runs = tuple(sorted(rows, key=lambda row: row.seed))
     score_SI = np.array([run.items["trained"][task] for run in runs])
@@ -340,7 +342,7 @@ def _arm(task: str, key: tuple[str, str, float], rows: Iterable[Row]) -> Line:
         low, high = mean_estimate(score_SI[0].tolist()).ci95
     scores = [run.scores["trained"][task] for run in runs]
     return Line(
-        label=f"{selector} ({params})" if params else selector,
+        label=f"{selector} ({params})" if params and show_params else selector,
         accuracy=float(score_SI.mean()),
         ci95=(max(0.0, low), min(1.0, high)),
         parse_failure_rate=sum(s["parse_failure_rate"] for s in scores) / len(scores),

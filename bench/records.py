@@ -55,7 +55,8 @@ class RunRecord(BaseModel):
     loss (gradient pass and update); evaluate; total."""
     peak_memory_bytes: int
     provenance: dict[str, Any]
-    folder: str
+    folder: str = ""
+    """Where the run lies on its machine; result rows leave it out."""
     schema_version: int = SCHEMA_VERSION
 
 

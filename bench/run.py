@@ -302,7 +302,7 @@ def _compact(score_I: Sequence[float]) -> list[float | int]:
 def _row(plan: Plan, record: RunRecord) -> dict[str, Any]:
     """The record with per-item scores, as rows.jsonl holds it."""
     evaluations = json.loads((plan.folder.path / "evaluations.json").read_text())
-    row = record.model_dump(mode="json")
+    row = record.model_dump(mode="json", exclude={"folder"})
     row["items"] = {
         who: {task: _compact(result["score_I"]) for task, result in found.items()}
         for who, found in evaluations.items()

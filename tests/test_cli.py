@@ -75,6 +75,7 @@ def test_json_is_one_document_and_nothing_else(capsys, tmp_path):
     row = json.loads((tmp_path / "runs" / "rows.jsonl").read_text())
     assert row["run_id"] == record["run_id"]
     assert len(row["items"]["trained"]["tiny_math"]) == 8
+    assert str(tmp_path) not in json.dumps({k: v for k, v in row.items() if k != "experiment"})
 
 
 def test_a_finished_run_prints_its_record_again_without_training(capsys, finished, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from small_pair import pair_folder
 from test_engine import SMALL
 
-from bench.cli import app
+from bench.cli import app, main
 from bench.config import Experiment, Runtime
 from bench.run import run_experiment
 
@@ -58,3 +58,14 @@ def test_the_readmes_own_rule_runs_as_told(tmp_path):
 def test_links_inside_the_repository_lead_somewhere():
     for target in re.findall(r"\]\(([^):#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_headline_is_the_generated_one():
+    (shown,) = re.findall(r"<!-- headline -->\n(.*)<!-- /headline -->", README, re.DOTALL)
+    assert shown == (ROOT / "results" / "headline.md").read_text()
+
+
+def test_the_committed_results_are_those_of_the_rows(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    main(["leaderboard", "results/rows.jsonl", "--out", "results", "--check"])
+    assert "stale" not in capsys.readouterr().err
