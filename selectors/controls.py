@@ -29,7 +29,7 @@ def random(signals: TokenSignals) -> Tensor:
 def random_stratified(signals: TokenSignals) -> Tensor:
     """Keep the same share of random tokens in every response.
 
-    Each response's tokens are ordered at random; the r-th of n gets quantile (r + jitter)/n with one
+    Each response's tokens are ordered at random; the r-th of n gets quantile (r + jitter)/n, one
     jitter a response, so a budget over the batch takes its share of each, rounded up or down.
 
     Source: control of this project.

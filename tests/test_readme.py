@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from small_pair import pair_folder
+from test_cli import call
 from test_engine import SMALL
 
-from bench.cli import app, main
+from bench.cli import app
 from bench.config import Experiment, Runtime
 from bench.run import run_experiment
 
@@ -67,5 +68,5 @@ def test_the_headline_is_the_generated_one():
 
 def test_the_committed_results_are_those_of_the_rows(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    main(["leaderboard", "results/rows.jsonl", "--out", "results", "--check"])
-    assert "stale" not in capsys.readouterr().err
+    code, _, err = call(capsys, "leaderboard", "results/rows.jsonl", "--out", "results", "--check")
+    assert (code, err) == (0, "")
