@@ -38,7 +38,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Distil a student on selected tokens and score it; resumes, or prints a finished run."""
-    from bench import report
+    from bench import screen
     from bench.run import run_experiment
 
     given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
@@ -46,7 +46,7 @@ def run(
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
-        report.print_record(record)
+        screen.print_record(record)
 
 
 @app.command(name="eval")
@@ -66,14 +66,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint: a run (its id or folder), a local model folder, or a hub id."""
-    from bench import report
+    from bench import screen
     from bench.run import evaluate_checkpoint, scores_of
 
     scores = scores_of(evaluate_checkpoint(path, runtime, tasks, max_new_tokens, items))
     if as_json:
         print_json({"path": path, "scores": scores})
     else:
-        report.print_scores({path: scores})
+        screen.print_scores({path: scores})
 
 
 @app.command
@@ -94,17 +94,17 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Run a TOML file of experiments with Optuna; resumes, whatever was interrupted."""
-    from bench import report
+    from bench import screen
     from bench import sweep as module
 
     if dry_run:
         found = module.dry_run(path, runtime, workers)
-        print_json(found) if as_json else report.print_dry_run(found)
+        print_json(found) if as_json else screen.print_dry_run(found)
         return
     status = module.run_sweep(
         path, runtime, workers=workers, storage=storage, retry_failed=retry_failed
     )
-    print_json(vars(status)) if as_json else report.print_sweep(status, runtime)
+    print_json(vars(status)) if as_json else screen.print_sweep(status, runtime)
     if status.failed:
         fail(f"{len(status.failed)} trials failed; --retry-failed tries them again", 1)
 
@@ -112,7 +112,7 @@ def sweep(
 @selectors_app.default
 def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """List the registered selectors with kind, needs, source and one line."""
-    from bench import report
+    from bench import screen
     from bench.registry import get_selector, selector_names
 
     rows = [
@@ -130,26 +130,26 @@ def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> N
     if as_json:
         print_json(rows)
     else:
-        report.print_selectors(rows)
+        screen.print_selectors(rows)
 
 
 @selectors_app.command
 def show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """Print a selector's docstring, parameters and an example."""
-    from bench import report
+    from bench import screen
     from bench.registry import get_selector
 
     found = get_selector(name)
     if as_json:
-        print_json(report.selector_page(found))
+        print_json(screen.selector_page(found))
     else:
-        report.print_selector(found)
+        screen.print_selector(found)
 
 
 @pairs_app.default
 def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """List the teacher-student pairs."""
-    from bench import report
+    from bench import screen
     from bench.pairs import get_pair, pair_names
 
     rows = [
@@ -159,7 +159,7 @@ def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        report.print_pairs(rows)
+        screen.print_pairs(rows)
 
 
 @pairs_app.command

@@ -27,7 +27,7 @@ LAYER = {
     "sheets": 4,
     "figures": 4,
     "sweep": 8,
-    "report": 8,
+    "screen": 8,
     "cli": 9,
     "__main__": 10,
     "__init__": 10,
