@@ -220,6 +220,11 @@ class Runtime(_Settings):
     """A live bar on a terminal, plain lines elsewhere."""
 
 
+def rows_file(runtime: Runtime) -> Path:
+    """The file of result rows."""
+    return runtime.rows or runtime.runs_dir / "rows.jsonl"
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "objective": "sampled_reverse_kl",

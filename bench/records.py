@@ -183,6 +183,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
+    """The row of this run, if the file has it."""
+    if not rows.exists():
+        return None
+    lines = (json.loads(line) for line in rows.read_text().splitlines() if run_id in line)
+    return next((row for row in lines if row["run_id"] == run_id), None)
+
+
 def append_row(rows: Path, row: Mapping[str, Any]) -> bool:
     """Append a run's row unless the file has one of that run id; True when it was appended."""
     rows.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.config import BenchError, ConfigError, Experiment, Runtime
+from bench.config import BenchError, ConfigError, Experiment, Runtime, rows_file
 from bench.engine import StopRequest, Totals, Trainer, train
 from bench.evaluate import TaskResult, check_tasks, evaluate
 from bench.models import load_model, load_pair, load_tokenizer, stop_ids
@@ -54,7 +54,7 @@ def run_experiment(
             with StopRequest().installed() as stop:
                 _run(plan, runtime, progress, stop, on_curve)
         record = plan.folder.read_record()
-        append_row(runtime.rows or runtime.runs_dir / "rows.jsonl", _row(plan, record))
+        append_row(rows_file(runtime), _row(plan, record))
         return record
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.config import Runtime
+from bench.config import Runtime, rows_file
 from bench.records import RunRecord
 from bench.registry import Selector
 
@@ -162,7 +162,7 @@ def print_dry_run(found: Mapping[str, Any]) -> None:
 
 def print_sweep(status: Any, runtime: Runtime) -> None:
     out = console()
-    rows = runtime.rows or runtime.runs_dir / "rows.jsonl"
+    rows = rows_file(runtime)
     out.print(f"sweep {status.name}: {status.done} of {status.total} trials done, rows in {rows}")
     for run_id, error in status.failed.items():
         out.print(f"failed  {escape(run_id)}: {escape(error)}")

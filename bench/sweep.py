@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from bench import tuning
-from bench.config import ConfigError, Experiment, Runtime, Stopped
+from bench.config import ConfigError, Experiment, Runtime, Stopped, rows_file
 from bench.progress import open_progress
-from bench.records import RunInUse, canonical_json, digest8
+from bench.records import RunInUse, canonical_json, digest8, find_row
 from bench.run import run_experiment
 from bench.storage import TrialFault, close_study, fail_stale_trials, open_study
 from bench.sweepfile import Sweep, read_sweep
@@ -169,6 +169,8 @@ def run_trial(found: SweepStudy, trial: optuna.Trial) -> float:
     trial.set_user_attr("host", socket.gethostname())
     with found.trial_lock(run_id):
         found.gate.release(force=True)
+        if (row := find_row(rows_file(found.runtime), run_id)) is not None:
+            return _value(row["scores"])  # run before, perhaps on another machine
         try:
             record = run_experiment(Experiment.parse(trial.user_attrs["experiment"]), found.runtime)
         except Stopped:
@@ -184,8 +186,12 @@ def run_trial(found: SweepStudy, trial: optuna.Trial) -> float:
         if record.run_id != run_id:
             trial.set_user_attr("error", f"ran as {record.run_id}: a file it names has changed")
             raise TrialFault
-    task = next(iter(record.scores["trained"]))
-    return record.scores["trained"][task]["mean"]
+    return _value(record.scores)
+
+
+def _value(scores: Mapping[str, Any]) -> float:
+    """What a trial is worth: the trained student's accuracy on the first task."""
+    return next(iter(scores["trained"].values()))["mean"]
 
 
 def run_sweep(
@@ -273,14 +279,19 @@ def running_steps(found: SweepStudy) -> list[str]:
 def dry_run(path: Path, runtime: Runtime, workers: int) -> dict[str, Any]:
     """What `bench sweep --dry-run` says: the trials, how many are done, and how long is left."""
     sweep = read_sweep(path, runtime)
-    done = [plan for plan in sweep.plans if plan.folder.state == "done"]
-    seconds = [plan.folder.read_record().seconds["total"] for plan in done]
+    found = {plan.run_id: find_row(rows_file(runtime), plan.run_id) for plan in sweep.plans}
+    done = {run_id: row for run_id, row in found.items() if row is not None}
+    seconds = [row["seconds"]["total"] for row in done.values()]
     left = len(sweep.plans) - len(done)
     each = sum(seconds) / len(seconds) if seconds else None
     return {
         "name": sweep.file.name,
         "trials": [
-            {"run_id": plan.run_id, "state": plan.folder.state, **_shown(plan.experiment)}
+            {
+                "run_id": plan.run_id,
+                "state": "done" if plan.run_id in done else plan.folder.state,
+                **_shown(plan.experiment),
+            }
             for plan in sweep.plans
         ],
         "total": len(sweep.plans),

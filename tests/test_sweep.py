@@ -279,6 +279,23 @@ def test_an_unknown_storage_is_refused_in_one_line(tmp_path):
         SweepStudy(read_sweep(write(tmp_path), runtime(tmp_path)), "nosuch://x", runtime(tmp_path))
 
 
+def test_runs_that_the_rows_hold_are_not_run_again(tmp_path, monkeypatch):
+    text = TOML.replace("seeds = [0, 1]", "seeds = [0]").replace('"full", ', "")
+    path = write(tmp_path, text)
+    sweep = read_sweep(path, runtime(tmp_path))
+    work(_enqueued(sweep, tmp_path), None, runtime(tmp_path))
+    kept = tmp_path / "kept.jsonl"
+    (tmp_path / "runs" / "rows.jsonl").rename(kept)
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr("bench.sweep.run_experiment", None)
+    elsewhere = runtime(tmp_path, rows=kept)
+    assert dry_run(path, elsewhere, workers=1)["done"] == 4
+    found = SweepStudy(sweep, None, elsewhere)
+    found.enqueue()
+    work(sweep, None, elsewhere)
+    assert (found.status().done, found.status().failed) == (4, {})
+
+
 TUNING = (
     TOML.replace('"full", "random", "entropy"', '"random", "entropy"').replace(
         "keep = [0.1, 0.3]", "keep = [0.1]"
