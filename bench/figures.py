@@ -300,7 +300,15 @@ def pareto(table: Table, cost: str) -> Figure | None:
         is_reference, y = line.selector in ("full", "random"), 100 * line.accuracy
         colour = BLACK if is_reference else VERMILION if place in front else GREY
         marker = {"full": "s", "random": "D"}.get(line.selector, "o")
-        axes.plot(x, y, marker=marker, color=colour, ls="none", alpha=1 if colour != GREY else 0.6)
+        axes.plot(
+            x,
+            y,
+            marker=marker,
+            color=colour,
+            ls="none",
+            alpha=1 if colour != GREY else 0.6,
+            zorder=2 if colour == GREY else 3,
+        )
         if is_reference or place in front:
             axes.vlines(x, *_per_cent(line.seeds_ci95), color=colour, lw=0.7, alpha=0.6)
         if place in front:
@@ -370,7 +378,7 @@ def _cost_axis(axes: Axes, values: Sequence[float], name_lengths: Mapping[float,
     axes.set_xscale("log")
     axes.set_xlim(float(back(left)), float(back(high)))
     shown = [tick for tick in ticks if np.exp(low) / 1.5 <= tick <= np.exp(high)]
-    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_locator(FixedLocator(shown[:: 2 if len(shown) > 4 else 1]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 

@@ -184,6 +184,10 @@ def test_average_ranks_over_pairs():
         assert sum(mean for _, mean, *_ in ranks.lines) == 15
         for _, mean, (low, high), by_pair in ranks.lines:
             assert mean == np.mean(by_pair) and low <= high
+    other = [m for p in ("tiny-qwen2.5", "tiny-qwen3") for m in planted(2, (0.05,), pair=p, k=4)]
+    both = overall(tables_of(rows, other))
+    assert [(ranks.regime, ranks.keep) for ranks in both[2:]] == [("k=4", 0.05)]
+    assert both[:2] == found
     assert overall(tables_of(planted(3))) == []
     markdown = sheets.documents(tables_of(planted(3)), PUBLISHED)["leaderboard.md"].decode()
     assert "Average rank over pairs: one pair" in markdown
