@@ -215,24 +215,27 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
     folder.cut_metrics(first)
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
-    for step in range(first, experiment.steps):
-        try:
-            line = trainer.step(step)
-        except BenchError as error:
-            raise type(error)(f"step {step + 1}: {error}{_last_good(trainer)}") from error
-        if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
-            line["evaluation"] = evaluate_curve(step + 1)
-        folder.append_metrics(line)
-        progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
-        trainer.totals.wall = perf_counter() - began
-        last = step + 1 == experiment.steps
-        if last or stop.requested or (step + 1) % runtime.checkpoint_every == 0:
-            save_checkpoint(trainer.accelerator, folder.checkpoints, step + 1, vars(trainer.totals))
-        if stop.requested and not last:
-            raise Stopped(
-                f"stopped after step {step + 1} of {experiment.steps}, saved in {folder.path}; "
-                "the same command goes on from there"
-            )
+    with stop.deferred():
+        for step in range(first, experiment.steps):
+            try:
+                line = trainer.step(step)
+            except BenchError as error:
+                raise type(error)(f"step {step + 1}: {error}{_last_good(trainer)}") from error
+            if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
+                line["evaluation"] = evaluate_curve(step + 1)
+            folder.append_metrics(line)
+            progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
+            trainer.totals.wall = perf_counter() - began
+            last = step + 1 == experiment.steps
+            if last or stop.requested or (step + 1) % runtime.checkpoint_every == 0:
+                save_checkpoint(
+                    trainer.accelerator, folder.checkpoints, step + 1, vars(trainer.totals)
+                )
+            if stop.requested:
+                raise Stopped(
+                    f"stopped after step {step + 1} of {experiment.steps}, saved in {folder.path}; "
+                    "the same command goes on from there"
+                )
     return trainer.totals
 
 
@@ -315,10 +318,23 @@ class Timer:
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM: the first lets the step finish and be saved, a second stops at once."""
+    """Ctrl-C and SIGTERM: a training step is finished and saved first; a second stops at once.
+
+    Outside training (loading, evaluation) there is nothing to save, and the first stops at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._is_deferred = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal only sets `requested`; the block looks at it when it can stop."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
 
     @contextmanager
     def installed(self) -> Iterator["StopRequest"]:
@@ -333,12 +349,7 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise Stopped if asked to, where there is no step to finish."""
-        if self.requested:
-            raise Stopped("stopped before training; the same command goes on from there")
-
     def _handle(self, number: int, frame: object) -> None:
-        if self.requested:
-            raise Stopped("stopped at once; the same command goes on from the last checkpoint")
+        if self.requested or not self._is_deferred:
+            raise Stopped("stopped at once; the same command goes on from there")
         self.requested = True

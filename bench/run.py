@@ -82,7 +82,6 @@ def _run(
             loaded.teacher_stop_ids, plan.points_to["teacher"], "teacher", items,
         ),
     }  # fmt: skip
-    stop.check()
 
     def curve(step: int) -> dict[str, float]:
         found = examiner.examine(
@@ -104,7 +103,7 @@ def _run(
         folder.path / "evaluations.json",
         {who: {task: r.to_json() for task, r in found.items()} for who, found in results.items()},
     )
-    folder.write_record(_record(plan, totals, results, examiner.seconds, trainer))
+    folder.write_record(_record(plan, totals, results, examiner, trainer))
 
 
 class Examiner:
@@ -114,6 +113,8 @@ class Examiner:
         self.runtime, self.max_new_tokens = runtime, max_new_tokens
         self.log, self.progress = log, progress
         self.seconds = 0.0
+        self.curve_seconds = 0.0
+        """The part of `seconds` that passed inside the training loop."""
 
     def examine(
         self,
@@ -144,7 +145,9 @@ class Examiner:
             log_file=self.log,
             progress=report if label != "curve" else None,
         )
-        self.seconds += perf_counter() - start
+        passed = perf_counter() - start
+        self.seconds += passed
+        self.curve_seconds += passed if label == "curve" else 0.0
         return results
 
     def cached(
@@ -262,7 +265,7 @@ def _record(
     plan: Plan,
     totals: Totals,
     results: Mapping[str, Results],
-    evaluate_seconds: float,
+    examiner: Examiner,
     trainer: Trainer,
 ) -> RunRecord:
     change = {}
@@ -285,8 +288,8 @@ def _record(
         clipped_step_share=totals.clipped_steps / plan.experiment.steps,
         seconds={
             **totals.seconds,
-            "evaluate": evaluate_seconds,
-            "total": totals.wall + evaluate_seconds,
+            "evaluate": examiner.seconds,
+            "total": totals.wall + examiner.seconds - examiner.curve_seconds,
         },
         peak_memory_bytes=peak_memory_bytes(device),
         provenance=provenance(device),

@@ -255,6 +255,29 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, error
     assert [path.name for path in folder.iterdir()] == ["step-000001"]
 
 
+def test_a_signal_waits_for_a_step_and_for_nothing_else():
+    request = StopRequest()
+    with request.installed():
+        with pytest.raises(Stopped, match="the same command goes on from there"):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not request.requested
+        with request.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.requested
+            with pytest.raises(Stopped, match="at once"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_stopped_at_the_last_step_the_run_is_evaluated_by_the_same_command(tmp_path):
+    found = trainer(tmp_path, steps=1)
+    request = StopRequest()
+    request.requested = True
+    with pytest.raises(Stopped, match="stopped after step 1 of 1"):
+        train(found, Progress("off"), request, dict)
+    assert last_checkpoint(found.plan.folder.checkpoints).step == 1
+    assert train(trainer(tmp_path, steps=1), Progress("off"), StopRequest(), dict).sampled > 0
+
+
 def test_the_last_two_checkpoints_are_kept(tmp_path):
     found = trainer(tmp_path, {"checkpoint_every": 1}, steps=4)
     train(found, Progress("off"), StopRequest(), dict)
@@ -271,6 +294,18 @@ def test_the_learning_curve_is_measured_when_asked_for_and_changes_nothing(tmp_p
     assert "tiny_math_tune" in curved.curve[0]
     assert plain.curve == []
     assert curved.scores == plain.scores and curved.tokens == plain.tokens
+
+
+def test_seconds_of_a_curve_are_counted_once(tmp_path, monkeypatch):
+    now = iter(range(10_000))
+    monkeypatch.setattr("bench.run.perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr("bench.engine.perf_counter", lambda: 0.0)  # the loop itself takes no time
+    record = run_experiment(
+        experiment(eval_every=1, curve_items=2), Runtime(runs_dir=tmp_path, **QUIET)
+    )
+    # One second each: untrained, teacher, trained, and three points of the curve inside the loop.
+    assert record.seconds["evaluate"] == 6.0
+    assert record.seconds["total"] == 6.0 - 3.0
 
 
 def test_the_papers_preset_and_bfloat16_run(tmp_path):
