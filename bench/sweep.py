@@ -10,7 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,10 @@ class SweepStudy:
             if trial.user_attrs.get("host") not in (None, socket.gethostname()):
                 continue
             with suppress(Timeout), self.trial_lock(trial.user_attrs["run_id"]):
-                self.requeue(trial)
+                # Its worker may have ended it between the look at the list and the lock.
+                now = self.study._storage.get_trial(trial._trial_id)
+                if not now.state.is_finished():
+                    self.requeue(trial)
 
     def requeue(self, trial: FrozenTrial) -> None:
         """End a trial whose worker is gone, and put its point back in the queue."""
@@ -150,9 +153,12 @@ def work(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
             fail_stale_trials(found.study)
             states = Counter(trial.state for trial in found.study.get_trials(False))
             if states[TrialState.WAITING]:
-                found.study.optimize(
-                    lambda trial: run_trial(found, trial), n_trials=1, catch=(TrialFault,)
-                )
+                with ExitStack() as held:  # until Optuna has the trial's end, not only its value
+                    found.study.optimize(
+                        lambda trial: run_trial(found, trial, held),
+                        n_trials=1,
+                        catch=(TrialFault,),
+                    )
                 continue
         finally:
             found.gate.release(force=True)
@@ -161,31 +167,37 @@ def work(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
         time.sleep(POLL_S)
 
 
-def run_trial(found: SweepStudy, trial: optuna.Trial) -> float:
-    """Run the trial's experiment under its lock; the gate, held on entry, is released first."""
+def run_trial(found: SweepStudy, trial: optuna.Trial, held: ExitStack) -> float:
+    """Run the trial's experiment; its lock goes to `held`, and the gate is released after that."""
     run_id = trial.user_attrs["run_id"]
     for name, values in found.choices.items():
         trial.suggest_categorical(name, values)
     trial.set_user_attr("host", socket.gethostname())
-    with found.trial_lock(run_id):
+    try:
+        held.enter_context(found.trial_lock(run_id))
+    except Timeout as error:  # a worker taken for dead, whose heart only paused
+        found.give_back(trial)
         found.gate.release(force=True)
-        if (row := find_row(rows_file(found.runtime), run_id)) is not None:
-            return _value(row["scores"])  # run before, perhaps on another machine
-        try:
-            record = run_experiment(Experiment.parse(trial.user_attrs["experiment"]), found.runtime)
-        except Stopped:
-            found.give_back(trial)
-            raise
-        except RunInUse as error:
-            found.give_back(trial)
-            time.sleep(POLL_S)
-            raise TrialFault from error
-        except Exception as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            raise TrialFault from error
-        if record.run_id != run_id:
-            trial.set_user_attr("error", f"ran as {record.run_id}: a file it names has changed")
-            raise TrialFault
+        time.sleep(POLL_S)
+        raise TrialFault from error
+    found.gate.release(force=True)
+    if (row := find_row(rows_file(found.runtime), run_id)) is not None:
+        return _value(row["scores"])  # run before, perhaps on another machine
+    try:
+        record = run_experiment(Experiment.parse(trial.user_attrs["experiment"]), found.runtime)
+    except Stopped:
+        found.give_back(trial)
+        raise
+    except RunInUse as error:
+        found.give_back(trial)
+        time.sleep(POLL_S)
+        raise TrialFault from error
+    except Exception as error:
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        raise TrialFault from error
+    if record.run_id != run_id:
+        trial.set_user_attr("error", f"ran as {record.run_id}: a file it names has changed")
+        raise TrialFault
     return _value(record.scores)
 
 

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
+from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 from small_pair import pair_folder
 from test_cli import call
@@ -24,6 +27,7 @@ from bench.sweepfile import read_sweep
 
 ROOT = Path(__file__).parent.parent
 QUIET = Runtime(device="cpu", progress="off")
+MEAN = {"mean": 0.5}
 
 TOML = """
 name = "small"
@@ -129,6 +133,41 @@ def test_a_trial_of_a_dead_worker_is_failed_and_enqueued_again(tmp_path):
     assert (status.left, status.running, status.failed) == (10, 0, {})
     waiting = found.study.get_trials(states=(TrialState.WAITING,))
     assert [t.user_attrs["run_id"] for t in waiting].count(run_id) == 1
+
+
+def test_a_trial_that_ends_while_the_dead_are_looked_for_stays_ended(tmp_path, monkeypatch):
+    found = SweepStudy(read_sweep(write(tmp_path), runtime(tmp_path)), None, runtime(tmp_path))
+    found.enqueue()
+    trial = found.study.ask()
+    as_seen = found.study.get_trials(states=(TrialState.RUNNING,))
+    found.study.tell(trial, 0.5)
+    monkeypatch.setattr(found.study, "get_trials", lambda *_, **__: as_seen)
+    found.recover()
+    monkeypatch.undo()
+    assert found.study.trials[trial.number].state == TrialState.COMPLETE
+    assert found.status().done == 1
+    assert len(found.study.get_trials(states=(TrialState.WAITING,))) == 9
+
+
+def test_a_trial_is_locked_until_its_end_is_recorded(tmp_path, monkeypatch):
+    """Else another worker, seeing it RUNNING with a free lock, would take its worker for dead."""
+    sweep = read_sweep(write(tmp_path), runtime(tmp_path))
+    monkeypatch.setattr("bench.sweep.find_row", lambda *_: {"scores": {"trained": {"t": MEAN}}})
+    free = []
+    store = JournalStorage.set_trial_state_values
+
+    def watch(self, trial_id, state, values=None):
+        if state == TrialState.COMPLETE:
+            run_id = self.get_trial(trial_id).user_attrs["run_id"]
+            lock = SweepStudy(sweep, None, runtime(tmp_path)).trial_lock(run_id)
+            with suppress(Timeout), lock:
+                free.append(run_id)
+        return store(self, trial_id, state, values)
+
+    monkeypatch.setattr(JournalStorage, "set_trial_state_values", watch)
+    work(_enqueued(sweep, tmp_path), None, runtime(tmp_path))
+    assert SweepStudy(sweep, None, runtime(tmp_path)).status().done == 10
+    assert free == []
 
 
 def test_a_trial_that_fails_by_its_own_fault_is_recorded_and_the_rest_goes_on(tmp_path):
