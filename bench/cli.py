@@ -90,6 +90,10 @@ def sweep(
     retry_failed: Annotated[
         bool, Parameter(help="Try the trials again that failed by their own fault.", negative=())
     ] = False,
+    launch: Annotated[
+        str | None,
+        Parameter(help="Start each run with this command, e.g. 'accelerate launch'."),
+    ] = None,
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +106,12 @@ def sweep(
         print_json(found) if as_json else screen.print_dry_run(found)
         return
     status = module.run_sweep(
-        path, runtime, workers=workers, storage=storage, retry_failed=retry_failed
+        path,
+        runtime,
+        workers=workers,
+        storage=storage,
+        retry_failed=retry_failed,
+        launch=launch,
     )
     print_json(vars(status)) if as_json else screen.print_sweep(status, runtime)
     if status.failed:
@@ -186,9 +195,43 @@ def build(
         print(f"built {folder}; use it with: bench run --pair {folder}")
 
 
+@pairs_app.command
+def retune(
+    name: str,
+    *,
+    style_share: Annotated[
+        float, Parameter(help="Share of steps that the teacher words its own way.")
+    ],
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the new pair (default: pairs/NAME-styleSHARE).")
+    ] = None,
+    steps: Annotated[int, Parameter(help="Fine-tuning steps.")] = 200,
+    seed: Annotated[int, Parameter(help="Seed of the problems.")] = 0,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune the teacher of an embedded pair to word its steps otherwise; resumes."""
+    from bench.pairs import get_pair
+    from bench.tiny import retune_teacher
+
+    origin = Path(get_pair(name).teacher).parent
+    folder = out or Path("pairs") / f"{Path(name).name}-style{style_share:g}"
+    retune_teacher(origin, folder, style_share, steps, seed)
+    if as_json:
+        print_json({"pair": str(folder)})
+    else:
+        print(f"built {folder}; use it with: bench run --pair {folder}")
+
+
 @app.command
 def leaderboard(
-    *rows: Annotated[Path, Parameter(help="Files of rows (default: results/rows.jsonl).")],
+    *rows: Annotated[
+        Path,
+        Parameter(
+            help="Files of rows (.jsonl) and results of tunings (.json). Default: "
+            "results/rows.jsonl and results/tuning/*.json."
+        ),
+    ],
     out: Annotated[Path, Parameter(help="Folder of the tables and figures.")] = Path("results"),
     check: Annotated[
         bool, Parameter(help="Write nothing; exit 1 where files differ from rows.", negative=())
@@ -199,13 +242,21 @@ def leaderboard(
     """Make the tables and figures of results/ from rows.jsonl files, merged by run id."""
     from bench import figures, leaderboard, sheets
 
-    paths = rows or (Path("results/rows.jsonl"),)
+    paths = rows or (Path("results/rows.jsonl"), *sorted(Path("results/tuning").glob("*.json")))
+    texts = {str(path): read_text(path) for path in paths}
+    tunings = [leaderboard.read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
     published = (Path(__file__).parent / "published.toml").read_text(encoding="utf-8")
-    found = leaderboard.read_rows({str(path): read_text(path) for path in paths})
-    tables = leaderboard.make_tables(found)
+    found = leaderboard.read_rows(
+        {name: text for name, text in texts.items() if not name.endswith(".json")}
+    )
+    tables = leaderboard.make_tables(found, tunings)
     made = sheets.documents(tables, published) | figures.draw_all(tables)
+    leftover = leftovers(out, made)
     stale = [name for name in made if is_stale(out / name, made[name])] if check else []
+    stale += leftover if check else []
     if not check:
+        for name in leftover:
+            (out / name).unlink()
         for name, content in made.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(content)
@@ -231,6 +282,13 @@ def is_stale(path: Path, content: bytes) -> bool:
     if not path.is_file():
         return True
     return path.suffix != ".png" and path.read_bytes() != content
+
+
+def leftovers(out: Path, made: Mapping[str, bytes]) -> list[str]:
+    """Pictures in the folder of figures, which holds generated ones only, that are made no more."""
+    there = sorted((out / "figures").glob("*.*"))
+    names = [f"figures/{path.name}" for path in there if path.suffix in (".svg", ".png")]
+    return [name for name in names if name not in made]
 
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bench.leaderboard import Comparison, Line, Table, k_groups, regime_name
+from bench.leaderboard import Comparison, Dial, Line, Table, dials, k_groups, regime_name
 from bench.records import digest8
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -77,6 +77,9 @@ def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
                 weights = "-weights" if table.is_weights else ""
                 place = (table.pair, table.task, table.regime)
                 yield f"{kind}{weights}-{'-'.join(map(slug, place))}", figure
+    for dial in dials(tables):
+        first = next(iter(dial.by_value.values()))
+        yield f"dial-{'-'.join(map(slug, (dial.fact, first.task, first.regime)))}", by_dial(dial)
     for by_k in k_groups(tables):
         figure = k_sensitivity(by_k)
         if figure is not None:
@@ -110,10 +113,18 @@ def _keep_name(keep: float) -> str:
     return f"{100 * keep:g} %"
 
 
-def _frame(figure: Figure, table: Table, claim: str, note: str, regime: str | None = None) -> None:
+def _frame(
+    figure: Figure,
+    table: Table,
+    claim: str,
+    note: str,
+    regime: str | None = None,
+    pair: str | None = None,
+) -> None:
     """The claim above; below, where it was measured and what the marks are."""
     figure.suptitle(claim, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
-    where = f"{table.pair}, {table.task}, regime {regime or table.regime}, {table.items:,} items"
+    regime = regime or table.regime
+    where = f"{pair or table.pair}, {table.task}, regime {regime}, {table.items:,} items"
     text = textwrap.fill(f"{where}. {note}", int(24 * figure.get_figwidth()))
     figure.text(0.01, 0.04 / figure.get_figheight(), text, fontsize=5.5, color=GREY, va="bottom")
     foot = (0.1 + 0.09 * (text.count("\n") + 1)) / figure.get_figheight()
@@ -452,6 +463,52 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         axes.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0),
                       textcoords="offset points", fontsize=6, color=colour,
                       va="center")  # fmt: skip
+
+
+# --- a family of pairs ---------------------------------------------------------------------------
+
+
+def by_dial(dial: Dial) -> Figure:
+    """Accuracy of every rule at each value of a number that sets the pairs apart; a panel a rule.
+
+    Filled marks: worse than `full` of the same pair by its verdict.
+    """
+    lines = dial.lines()
+    references = {label: found for (_, label), found in lines.items()
+                  if label in ("untrained", "teacher", "full")}  # fmt: skip
+    random = {keep: found for (keep, label), found in lines.items() if label == "random"}
+    rules = [key for key in sorted(lines) if key[1] not in (*references, "random")]
+    several = len({keep for keep, _ in rules}) > 1
+    figure, panels = _grid(len(rules))
+    ticks = list(dial.by_value)
+    for axes, (keep, label) in zip(panels, rules, strict=True):
+        for name, style in (("full", (0, (4, 2))), ("untrained", ":")):
+            if name in references:
+                found = references[name]
+                axes.plot(list(found), [100 * line.accuracy for line in found.values()],
+                          color=BLACK, lw=0.8, ls=style)  # fmt: skip
+        if keep in random:
+            _band(axes, list(random[keep]), list(random[keep].values()), GREY, lw=0.8, ms=2)
+        found = lines[keep, label]
+        _band(axes, list(found), list(found.values()), BLUE)
+        worse = {value: line for value, line in found.items()
+                 if line.vs_full is not None and line.vs_full.verdict == "worse"}  # fmt: skip
+        axes.plot(list(worse), [100 * line.accuracy for line in worse.values()], ls="none",
+                  marker="v", ms=5, color=VERMILION, zorder=3)  # fmt: skip
+        name = f"{label}, keep {_keep_name(keep)}" if several else label
+        axes.set_title(name, loc="left", color=BLUE)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _label_edges(panels, dial.fact.replace("_", " "), "accuracy (%)")
+    first = next(iter(dial.by_value.values()))
+    keeps = " and ".join(_keep_name(keep) for keep in sorted({keep for keep, _ in rules}))
+    note = (
+        f"{keeps} of the tokens kept. Dashed: full; dotted: untrained; grey: random. Bands: 95 % "
+        "intervals over training seeds. Red triangle: worse than full (Holm-adjusted verdict)."
+    )
+    _frame(figure, first, "At which mismatch does each rule break?", note, pair="one student, "
+           f"{len(ticks)} teachers")  # fmt: skip
+    return figure
 
 
 def learning_curves(table: Table) -> Figure | None:

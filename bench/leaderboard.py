@@ -7,13 +7,13 @@ selector_params, keep and seed is equal in all its rows.
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from scipy.stats import rankdata
 
 from bench.config import PRESETS, ConfigError, Experiment, one_line
@@ -135,10 +135,19 @@ class Table:
     lines: tuple[Line, ...]
     is_weights: bool
     warnings: tuple[str, ...] = ()
+    tuning: "Tuned | None" = None
+    """Where every rule has its own best values of some fields: the budget that found them."""
 
     @property
     def regime(self) -> str:
-        return regime_name(self.changes)
+        if self.tuning is None:
+            return regime_name(self.changes)
+        return f"{regime_name(self.changes)}, {'+'.join(self.tuning.ranges)} tuned"
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What the pair says of itself as one of a family."""
+        return self.arms()[0].runs[0].pair_facts
 
     @property
     def items(self) -> int:
@@ -168,6 +177,35 @@ class Ranks:
     pairs: tuple[str, ...]
     lines: tuple[tuple[str, float, tuple[float, float], tuple[float, ...]], ...]
     """label, average rank (1 is best), 95 % interval over seeds, rank in each pair."""
+
+
+class TunedCell(BaseModel):
+    """One rule at one setting, whose values were chosen by the tuning."""
+
+    experiment: dict[str, Any]
+    best: dict[str, Any]
+    value: float
+    trials: list[dict[str, Any]]
+
+
+class Tuned(BaseModel):
+    """A tuning.json: what every cell was given, and what it found."""
+
+    sweep: str
+    sampler: str
+    trials: int
+    task: str
+    seed: int
+    ranges: dict[str, Any]
+    cells: dict[str, TunedCell]
+
+
+def read_tuned(name: str, text: str) -> Tuned:
+    """A tuning.json. Raises ConfigError naming the file for anything else."""
+    try:
+        return Tuned.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: not the result of a tuning: {one_line(error)}"[:400]) from None
 
 
 def read_rows(texts: Mapping[str, str]) -> list[Row]:
@@ -233,8 +271,12 @@ def _same_run(one: tuple[str, Row], other: tuple[str, Row]) -> Row:
     return min(one[1], other[1], key=lambda row: canonical_json(row.model_dump(mode="json")))
 
 
-def make_tables(rows: Iterable[Row]) -> list[Table]:
-    """Every table, the default regime first. Raises ConfigError where items do not pair up."""
+def make_tables(rows: Iterable[Row], tunings: Iterable[Tuned] = ()) -> list[Table]:
+    """Every table, the default regime first. Raises ConfigError where items do not pair up.
+
+    A tuning adds a table for each pair, of the rows that were run at each rule's own best values.
+    """
+    rows = list(rows)
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         for task in row.scores["trained"]:
@@ -246,7 +288,41 @@ def make_tables(rows: Iterable[Row]) -> list[Table]:
         for is_weights in (False, True):
             made = _table(pair, task, json.loads(changes), group, is_weights)
             tables += [made] if made else []
-    return sorted(tables, key=lambda t: (_regime_order(t.changes), t.pair, t.task, t.is_weights))
+    for tuning in tunings:
+        tables += _tuned_tables(rows, tuning)
+    return sorted(
+        tables,
+        key=lambda t: (t.tuning is not None, _regime_order(t.changes), t.pair, t.task,
+                       t.is_weights),
+    )  # fmt: skip
+
+
+def _tuned_tables(rows: Sequence[Row], tuning: Tuned) -> Iterator[Table]:
+    """The tables of one tuning. `full` and the rules are each at their own best values."""
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for cell in tuning.cells.values():
+        wanted = _training({**cell.experiment, **cell.best})
+        changes = {
+            name: value
+            for name, value in regime_changes(cell.experiment).items()
+            if name not in tuning.ranges
+        }
+        for row in rows:
+            if _training(row.experiment) == wanted:
+                for task in row.scores["trained"]:
+                    groups[canonical_json(changes), row.experiment["pair"], task].append(row)
+    for (changes, pair, task), group in groups.items():
+        group.sort(key=lambda row: row.run_id)
+        for is_weights in (False, True):
+            made = _table(pair, task, json.loads(changes), group, is_weights)
+            if made:
+                yield replace(made, tuning=tuning)
+
+
+def _training(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the trained weights but the seed; fields that a row lacks are at defaults."""
+    values = {**DEFAULTS, **experiment}
+    return {n: v for n, v in values.items() if n not in (*MEASURES, "seed")}
 
 
 def regime_changes(experiment: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +364,7 @@ def _plain(value: Any) -> str:
 
 def is_main(table: Table) -> bool:
     """The default regime or a preset."""
-    return regime_name(table.changes) in ("default", *PRESETS)
+    return table.tuning is None and regime_name(table.changes) in ("default", *PRESETS)
 
 
 def _regime_order(changes: Mapping[str, Any]) -> tuple:
@@ -422,7 +498,7 @@ def overall(tables: Iterable[Table]) -> list[Ranks]:
     groups: dict[tuple, dict[str, Table]] = defaultdict(dict)
     for table in tables:
         if not table.is_weights:
-            groups[table.task, canonical_json(table.changes)][table.pair] = table
+            groups[table.task, table.regime][table.pair] = table
     found = []
     for (task, _), by_pair in groups.items():
         arms = [{(line.label, line.keep): line for line in t.arms()} for t in by_pair.values()]
@@ -462,8 +538,38 @@ def k_groups(tables: Iterable[Table]) -> list[dict[int, Table]]:
     """Tables that differ in k alone, k -> table, where there are several."""
     groups: dict[str, dict[int, Table]] = defaultdict(dict)
     for table in tables:
-        if not table.is_weights:
+        if not table.is_weights and table.tuning is None:
             rest = {name: value for name, value in table.changes.items() if name != "k"}
             key = canonical_json([table.pair, table.task, rest])
             groups[key][table.changes.get("k", DEFAULTS["k"])] = table
     return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
+
+
+@dataclass(frozen=True)
+class Dial:
+    """Tables of pairs that differ in one stated number (`style_share`), in its order."""
+
+    fact: str
+    by_value: Mapping[float, Table]
+
+    def lines(self) -> dict[tuple[float, str], dict[float, Line]]:
+        """(keep, label) -> value of the dial -> line, of every rule and of the baselines."""
+        found: dict[tuple[float, str], dict[float, Line]] = defaultdict(dict)
+        for value, table in self.by_value.items():
+            for line in table.lines:
+                found[line.keep, line.label][value] = line
+        return dict(found)
+
+
+def dials(tables: Iterable[Table]) -> list[Dial]:
+    """Families of at least three pairs that state another number each, by task and regime."""
+    groups: dict[tuple[str, str, str], dict[float, Table]] = defaultdict(dict)
+    for table in tables:
+        if not table.is_weights and table.tuning is None and table.arms():
+            for fact, value in table.facts.items():
+                groups[fact, table.task, table.regime][value] = table
+    return [
+        Dial(fact, dict(sorted(by_value.items())))
+        for (fact, *_), by_value in groups.items()
+        if len(by_value) > 2
+    ]

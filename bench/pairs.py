@@ -1,5 +1,6 @@
 """Teacher-student pairs by name. A pair is two models that share a tokenizer."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ class Pair:
     summary: str = ""
     stop_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Stop tokens declared for "student" and "teacher" where their configurations differ."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """What sets it apart in a family of pairs (`style_share`), as its build.json states it."""
 
     def __post_init__(self) -> None:
         if self.stop_ids and set(self.stop_ids) != {"student", "teacher"}:
@@ -55,11 +58,22 @@ def pair_names() -> list[str]:
 def get_pair(name: str) -> Pair:
     """The pair of this name, or the pair in a folder that holds `teacher/` and `student/`.
 
-    Raises ConfigError for an unknown name, with the nearest one.
+    Raises ConfigError for a folder that is not there, or an unknown name, with the nearest one.
     """
     if name in _PAIRS:
         return _PAIRS[name]
     folder = Path(name)
     if (folder / "teacher").is_dir() and (folder / "student").is_dir():
-        return Pair(name, str(folder / "teacher"), str(folder / "student"), "a local folder")
+        teacher, student = str(folder / "teacher"), str(folder / "student")
+        return Pair(name, teacher, student, "a local folder", facts=_facts(folder))
+    if "/" in name:
+        raise ConfigError(
+            f"pair: {name!r} is no folder that holds teacher/ and student/; `bench pairs build` "
+            "and `bench pairs retune` make one"
+        )
     raise unknown_name("pair", name, _PAIRS)
+
+
+def _facts(folder: Path) -> dict[str, float]:
+    build = folder / "build.json"
+    return json.loads(build.read_text()).get("facts", {}) if build.is_file() else {}

@@ -54,6 +54,11 @@ class RunRecord(BaseModel):
     """rollout; teacher (its backbone); score (student backbone, both heads, signals, selection);
     loss (gradient pass and update); evaluate; total."""
     peak_memory_bytes: int
+    signals: dict[str, dict[str, float]] = {}
+    """Each (B, T) signal that the rule read, mean over steps: `all` its mean over the sampled
+    tokens, `q05` and `q95` its quantiles."""
+    pair_facts: dict[str, float] = {}
+    """What the pair says of itself as one of a family (`style_share`)."""
     provenance: dict[str, Any]
     folder: str = ""
     """Where the run lies on its machine; result rows leave it out."""
@@ -140,6 +145,19 @@ class RunFolder:
         return [
             {"step": line["step"], **line["evaluation"]} for line in lines if "evaluation" in line
         ]
+
+    def signals(self) -> dict[str, dict[str, float]]:
+        """Mean over steps of each logged signal's mean and quantiles, from metrics.jsonl."""
+        values: dict[str, dict[str, list[float]]] = {}
+        for line in self._metrics.read_text().splitlines():
+            for name, summary in json.loads(line)["signals"].items():
+                of_signal = values.setdefault(name, {})
+                for key in ("all", "q05", "q95"):
+                    of_signal.setdefault(key, []).append(summary[key])
+        return {
+            name: {key: sum(found) / len(found) for key, found in of_signal.items()}
+            for name, of_signal in values.items()
+        }
 
     def cut_metrics(self, steps: int) -> None:
         """Drop the lines of steps that a resumed run is about to take again."""

@@ -292,6 +292,8 @@ def _record(
             "total": totals.wall + examiner.seconds - examiner.curve_seconds,
         },
         peak_memory_bytes=peak_memory_bytes(device),
+        signals=plan.folder.signals(),
+        pair_facts=dict(plan.pair.facts),
         provenance=provenance(device),
         folder=str(plan.folder.path),
     )  # fmt: skip

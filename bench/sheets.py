@@ -13,9 +13,12 @@ from bench.leaderboard import (
     BOOTSTRAP_DRAWS,
     BOOTSTRAP_SEED,
     Comparison,
+    Dial,
     Line,
     Ranks,
     Table,
+    Tuned,
+    dials,
     is_main,
     k_groups,
     overall,
@@ -130,6 +133,7 @@ def _notes(table: Table) -> list[str]:
         f"Holm family: {family} comparison{'' if family == 1 else 's'}; a difference of at most "
         f"{100 * MIN_EFFECT:g} point is a tie."
     )
+    notes += _tuning_notes(table)
     notes.append(f"Checkpoint: last step of a fixed horizon ({table.steps} steps).")
     machines = sorted({(run.provenance.get("device", "?"), run.provenance.get("threads", "?"))
                        for line in table.arms() for run in line.runs}, key=str)  # fmt: skip
@@ -141,6 +145,54 @@ def _notes(table: Table) -> list[str]:
         missing += [f"no `random` run at keep {keep:g}" for keep in sorted(keeps)]
     notes += [f"Missing: {'; '.join(missing)}."] if missing else []
     return [*notes, *(f"{warning}." for warning in table.warnings)]
+
+
+def _tuning_notes(table: Table) -> list[str]:
+    """The budget of the tuning, and what it chose for each line."""
+    if table.tuning is None:
+        return []
+    tuned, names = table.tuning, list(table.tuning.ranges)
+    chosen = []
+    for line in table.arms():
+        values = {name: line.runs[0].experiment[name] for name in names}
+        at_end = [name for name in names if values[name] in range_ends(tuned.ranges[name])]
+        text = ", ".join(f"{value:g}" for value in values.values())
+        keep = "" if line.selector == "full" else f" at keep {line.keep:g}"
+        chosen.append(f"{line.label}{keep} {text}{' (end of the range)' if at_end else ''}")
+    return [
+        f"Every rule at its own best {' and '.join(names)}, chosen by the sweep {tuned.sweep} with "
+        f"{tuned.trials} trials each ({tuned.sampler}) on {tuned.task} at seed {tuned.seed}, "
+        f"which is no seed of this table: {'; '.join(chosen)}."
+    ]
+
+
+def range_ends(span: Mapping[str, Any]) -> tuple[float, float]:
+    """The lowest and the highest value that a range of a tuning allows."""
+    values = span.get("values") or (span["low"], span["high"])
+    return min(values), max(values)
+
+
+def tuning_sheet(tuned: Tuned) -> Sheet:
+    """What each trial of a tuning scored."""
+    names = list(tuned.ranges)
+    rows = []
+    for cell in tuned.cells.values():
+        place = [str(cell.experiment[name]) for name in ("pair", "selector", "keep")]
+        for trial in sorted(cell.trials, key=lambda trial: list(trial["params"].values())):
+            values = [f"{trial['params'][name]:g}" for name in names]
+            score = NONE if trial["value"] is None else points(trial["value"], False)
+            mark = "chosen" if trial["params"] == cell.best else trial["state"]
+            rows.append((*place, *values, score, "" if mark == "complete" else mark))
+    return Sheet(
+        f"Tuning: {tuned.sweep}",
+        ("pair", "selector", "keep", *names, f"{tuned.task} %", ""),
+        tuple(sorted(rows, key=lambda row: row[:3])),
+        (
+            f"{tuned.trials} trials for every rule, {tuned.sampler}, one training seed "
+            f"({tuned.seed}) that no reported run has. The reported runs follow at the chosen "
+            "values, on a split that the tuning never saw.",
+        ),
+    )
 
 
 def ranks_sheet(ranks: Ranks) -> Sheet:
@@ -174,14 +226,74 @@ def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
         for (keep, label), found in by_arm.items()
         if (keep, label) in several or label == "full" or (label == "random" and keep in keeps)
     ]
+    spread = [_spread_of_c(table) for table in by_k.values()]
+    if any(spread):
+        rows += [
+            ("Q95 − Q05 of C", NONE, *(f"{s[0]:.4f}" if s else NONE for s in spread)),
+            ("mean 1 − C", NONE, *(f"{s[1]:.4f}" if s else NONE for s in spread)),
+        ]
     first = next(iter(by_k.values()))
     regime = regime_name({n: v for n, v in first.changes.items() if n != "k"})
     return Sheet(
         f"K-sensitivity: {first.pair}, {first.task}, regime {regime}",
         ("selector", "keep", *(f"K = {k}" for k in by_k)),
         tuple(rows),
-        ("Accuracy % ± seed sd (seeds). `full` and `random` do not read K.",),
+        (
+            "Accuracy % ± seed sd (seeds). `full` and `random` do not read K. C is the teacher's "
+            "mass on the student's top K at sampled tokens: mean over the steps of the runs that "
+            "read it.",
+        ),
     )
+
+
+C_NAME = "teacher_mass_on_student_topk_BT"
+
+
+def _spread_of_c(table: Table) -> tuple[float, float] | None:
+    """Q95 − Q05 and mean 1 − C during training, over the runs that computed C."""
+    found = [run.signals[C_NAME] for line in table.arms() for run in line.runs
+             if C_NAME in run.signals]  # fmt: skip
+    if not found:
+        return None
+    spread = sum(c["q95"] - c["q05"] for c in found) / len(found)
+    return spread, sum(1 - c["all"] for c in found) / len(found)
+
+
+def dial_sheet(dial: Dial) -> Sheet:
+    """Accuracy at each value of the dial, with the verdict against `full` of the same pair."""
+    rows = []
+    for (keep, label), lines in sorted(dial.lines().items(), key=_dial_order):
+        cells = []
+        for value in dial.by_value:
+            line = lines.get(value)
+            verdict = line.vs_full.verdict if line and line.vs_full else None
+            text = NONE if line is None else _short(line) if line.runs else _bare(line)
+            cells.append(f"{text} {verdict}" if verdict else text)
+        rows.append((label, f"{keep:g}" if keep else NONE, *cells))
+    spread = [_spread_of_c(table) for table in dial.by_value.values()]
+    if any(spread):
+        rows.append(("mean 1 − C", NONE, *(f"{s[1]:.4f}" if s else NONE for s in spread)))
+    first = next(iter(dial.by_value.values()))
+    return Sheet(
+        f"By {dial.fact}: {first.task}, regime {first.regime}",
+        ("selector", "keep", *(f"{dial.fact} {value:g}" for value in dial.by_value)),
+        tuple(rows),
+        (
+            "Accuracy % ± seed sd (seeds), and the verdict against `full` of the same pair "
+            "(Holm-adjusted over that pair's table). C as in the table of K.",
+        ),
+    )
+
+
+def _bare(line: Line) -> str:
+    return points(line.accuracy, False)
+
+
+def _dial_order(item: tuple[tuple[float, str], Mapping[float, Line]]) -> tuple:
+    (keep, label), lines = item
+    mean = sum(line.accuracy for line in lines.values()) / len(lines)
+    first = {"untrained": 0, "teacher": 1, "full": 2}.get(label, 3)
+    return (first, keep, -mean, label)
 
 
 def _short(line: Line) -> str:
@@ -395,6 +507,9 @@ def documents(tables: Sequence[Table], published: str) -> dict[str, bytes]:
     sheets = [table_sheet(table) for table in tables]
     sheets += [ranks_sheet(found) for found in ranks]
     sheets += [k_sheet(group) for group in k_groups(tables)]
+    sheets += [dial_sheet(dial) for dial in dials(tables)]
+    tunings = {t.tuning.sweep: t.tuning for t in tables if t.tuning is not None}
+    sheets += [tuning_sheet(tuned) for tuned in tunings.values()]
     sheets.append(published_sheet(published, tables))
     markdown = to_markdown(sheets)
     if not ranks:

@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench import tuning
 from bench.config import ConfigError, Experiment, Runtime, Stopped, rows_file
+from bench.launch import execute
 from bench.progress import open_progress
 from bench.records import RunInUse, canonical_json, digest8, find_row
-from bench.run import run_experiment
 from bench.storage import TrialFault, close_study, fail_stale_trials, open_study
 from bench.sweepfile import Sweep, read_sweep
 from bench.workers import POLL_S, run_workers
@@ -143,7 +143,7 @@ def varying_fields(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
     return found
 
 
-def work(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
+def work(sweep: Sweep, storage: str | None, runtime: Runtime, launch: str | None = None) -> None:
     """One worker: run trials until none waits and none may come back. Raises Stopped."""
     found = SweepStudy(sweep, storage, runtime)
     while True:
@@ -155,7 +155,7 @@ def work(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
             if states[TrialState.WAITING]:
                 with ExitStack() as held:  # until Optuna has the trial's end, not only its value
                     found.study.optimize(
-                        lambda trial: run_trial(found, trial, held),
+                        lambda trial: run_trial(found, trial, held, launch),
                         n_trials=1,
                         catch=(TrialFault,),
                     )
@@ -167,7 +167,9 @@ def work(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
         time.sleep(POLL_S)
 
 
-def run_trial(found: SweepStudy, trial: optuna.Trial, held: ExitStack) -> float:
+def run_trial(
+    found: SweepStudy, trial: optuna.Trial, held: ExitStack, launch: str | None = None
+) -> float:
     """Run the trial's experiment; its lock goes to `held`, and the gate is released after that."""
     run_id = trial.user_attrs["run_id"]
     for name, values in found.choices.items():
@@ -184,7 +186,8 @@ def run_trial(found: SweepStudy, trial: optuna.Trial, held: ExitStack) -> float:
     if (row := find_row(rows_file(found.runtime), run_id)) is not None:
         return _value(row["scores"])  # run before, perhaps on another machine
     try:
-        record = run_experiment(Experiment.parse(trial.user_attrs["experiment"]), found.runtime)
+        experiment = Experiment.parse(trial.user_attrs["experiment"])
+        record = execute(launch, experiment, found.runtime)
     except Stopped:
         found.give_back(trial)
         raise
@@ -213,13 +216,22 @@ def run_sweep(
     workers: int = 1,
     storage: str | None = None,
     retry_failed: bool = False,
+    launch: str | None = None,
 ) -> SweepStatus:
-    """Run a sweep to its end, whatever was done of it before. Raises ConfigError, Stopped."""
+    """Run a sweep to its end, whatever was done of it before. Raises ConfigError, Stopped.
+
+    `launch` is the command that starts each run in processes of its own (`accelerate launch …`).
+    """
     if workers < 1:
         raise ConfigError(f"workers: {workers} is not accepted: 1 or more")
     sweep = read_sweep(path, runtime)
-    arguments = (path, storage, runtime.model_copy(update={"progress": "off"}))
+    arguments = (path, storage, runtime.model_copy(update={"progress": "off"}), launch)
     if sweep.file.tuning is not None:
+        if launch is not None and sweep.file.tuning.pruner != "none":
+            raise ConfigError(
+                f"{path}: tuning.pruner {sweep.file.tuning.pruner!r} is not accepted with launch: "
+                "a run in other processes does not report its curve; use 'none'"
+            )
         if not tuning.tuning_folder(sweep, runtime).result.exists():
             with tuning_view(sweep, storage, runtime) as refresh:
                 run_workers(tune_here, arguments, workers, refresh)
@@ -237,15 +249,16 @@ def run_sweep(
         close_study(found.study)
 
 
-def work_here(path: Path, storage: str | None, runtime: Runtime) -> None:
+def work_here(path: Path, storage: str | None, runtime: Runtime, launch: str | None) -> None:
     """What a worker process does: the sweep's trials."""
     sweep = read_sweep(path, runtime)
-    work(tuning.tuned(sweep, runtime) if sweep.file.tuning else sweep, storage, runtime)
+    points = tuning.tuned(sweep, runtime) if sweep.file.tuning else sweep
+    work(points, storage, runtime, launch)
 
 
-def tune_here(path: Path, storage: str | None, runtime: Runtime) -> None:
+def tune_here(path: Path, storage: str | None, runtime: Runtime, launch: str | None) -> None:
     """What a worker process does first, where rules are tuned."""
-    tuning.tune(read_sweep(path, runtime), storage, runtime)
+    tuning.tune(read_sweep(path, runtime), storage, runtime, launch)
 
 
 @contextmanager

@@ -58,15 +58,22 @@ class Block(_Table):
 
 
 class Range(_Table):
-    """Values that a tuning sampler proposes."""
+    """Values that a tuning sampler proposes: from low to high, or a list of them."""
 
-    low: float
-    high: float
+    low: float = 0.0
+    high: float = 0.0
     log: bool = False
     step: float | None = None
+    values: tuple[Annotated[int | float, Field(union_mode="smart")], ...] = ()
 
     @model_validator(mode="after")
     def _check_order(self) -> "Range":
+        if self.values:
+            if self.model_fields_set != {"values"}:
+                raise ValueError("values stand alone: no low, high, log or step beside them")
+            if len(set(self.values)) != len(self.values):
+                raise ValueError(f"values {list(self.values)} repeat")
+            return self
         if not self.low < self.high:
             raise ValueError(f"low {self.low} is not below high {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
@@ -79,7 +86,7 @@ class Tuning(_Table):
 
     trials: Annotated[int, Field(ge=1)]
     ranges: Annotated[dict[str, Range], Field(min_length=1)]
-    sampler: Literal["tpe", "qmc"] = "tpe"
+    sampler: Literal["tpe", "qmc", "grid"] = "tpe"
     pruner: Literal["none", "median", "hyperband"] = "none"
     task: str = "tiny_math_tune"
     """Task whose accuracy is maximised; never one that is reported."""
@@ -96,9 +103,25 @@ class Tuning(_Table):
                 raise unknown_name("Experiment", name, Experiment.model_fields)
             if not isinstance(field.default, int | float) or isinstance(field.default, bool):
                 raise ValueError(f"{name}: only a number can have a range")
-            for end in (self.ranges[name].low, self.ranges[name].high):
+            span = self.ranges[name]
+            for end in span.values or (span.low, span.high):
                 Experiment.parse({name: end})
+        if self.sampler == "grid":
+            if bare := [name for name, span in self.ranges.items() if not span.values]:
+                raise ValueError(f"ranges.{bare[0]}: the sampler grid needs `values`")
+            if len(self.grid()) != self.trials:
+                raise ValueError(
+                    f"trials: {self.trials} is not accepted: the grid has {len(self.grid())} points"
+                )
         return self
+
+    def grid(self) -> list[dict[str, int | float]]:
+        """Every combination of the ranges' values."""
+        names = list(self.ranges)
+        return [
+            dict(zip(names, point, strict=True))
+            for point in product(*(span.values for span in self.ranges.values()))
+        ]
 
 
 class SweepFile(Block):

@@ -101,8 +101,7 @@ def build_pair(
     """
     recipe = recipe or _recipe_of(name)
     if style_share is not None:
-        if not 0 <= style_share <= 1:
-            raise ConfigError(f"style_share must lie in [0, 1], got {style_share}")
+        _check_share(style_share)
         recipe = replace(recipe, teacher=replace(recipe.teacher, equation_share=style_share))
     out_dir = Path(out_dir)
     plan = {"name": name, "seed": seed, "recipe": asdict(recipe)}
@@ -133,9 +132,13 @@ def retune_teacher(
 ) -> Path:
     """Writes a pair to `out_dir`: the teacher of `pair_dir` fine-tuned to another `style_share`.
 
-    The student is copied. Resumable like `build_pair`.
+    The student is copied. Resumable like `build_pair`. Raises ConfigError for a share outside
+    [0, 1], or a `pair_dir` that is no built pair.
     """
     pair_dir, out_dir = Path(pair_dir), Path(out_dir)
+    _check_share(style_share)
+    if not (pair_dir / "build.json").is_file():
+        raise ConfigError(f"{pair_dir} holds no build.json: only a pair built here can be retuned")
     origin = json.loads((pair_dir / "build.json").read_text())
     teacher = {**origin["recipe"]["teacher"], "betas": tuple(origin["recipe"]["teacher"]["betas"])}
     recipe = replace(
@@ -144,7 +147,8 @@ def retune_teacher(
         steps=steps,
         learning_rate=RETUNE_LEARNING_RATE,
     )
-    plan = {**origin, "retuned": {"teacher": asdict(recipe), "seed": seed}}
+    retuned = {"teacher": asdict(recipe), "seed": seed}
+    plan = {**origin, "retuned": retuned, "facts": {"style_share": style_share}}
     work_dir = _claim(out_dir, plan)
     if work_dir is None:
         return out_dir
@@ -157,6 +161,11 @@ def retune_teacher(
     shutil.copytree(pair_dir / "student", out_dir / "student", dirs_exist_ok=True)
     _finish(work_dir, plan)
     return out_dir
+
+
+def _check_share(style_share: float) -> None:
+    if not 0 <= style_share <= 1:
+        raise ConfigError(f"style_share must lie in [0, 1], got {style_share}")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

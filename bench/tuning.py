@@ -16,10 +16,10 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.config import ConfigError, Experiment, Runtime, Stopped
+from bench.config import ConfigError, Experiment, Runtime, Stopped, rows_file
+from bench.launch import execute
 from bench.plan import make_plan, slug
 from bench.records import digest8, write_json
-from bench.run import run_experiment
 from bench.storage import TrialFault, open_study
 from bench.sweepfile import Sweep, Tuning
 
@@ -83,7 +83,7 @@ def tuned_on(experiment: Experiment, tuning: Tuning) -> Experiment:
     return experiment.model_copy(update=changes)
 
 
-def tune(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
+def tune(sweep: Sweep, storage: str | None, runtime: Runtime, launch: str | None = None) -> None:
     """One worker: tune every cell until each has had its trials, whoever ran them."""
     tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
     assert tuning is not None
@@ -92,7 +92,8 @@ def tune(sweep: Sweep, storage: str | None, runtime: Runtime) -> None:
         for name, cell in list(todo.items()):
             try:
                 with folder.lock(cell):
-                    tune_cell(cell, tuning, _study(cell, tuning, storage, folder), runtime)
+                    study = _study(cell, tuning, storage, folder)
+                    tune_cell(cell, tuning, study, runtime, launch)
             except Timeout:
                 continue
             del todo[name]
@@ -104,7 +105,10 @@ def _study(cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder
 
 
 def make_sampler(tuning: Tuning) -> optuna.samplers.BaseSampler:
-    """Seeded, so that the same trials propose the same next values."""
+    """Seeded, so that the same trials propose the same next values.
+
+    For a grid it is never asked: every point is enqueued.
+    """
     if tuning.sampler == "qmc":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -122,7 +126,9 @@ def make_pruner(tuning: Tuning) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def tune_cell(cell: Cell, tuning: Tuning, study: optuna.Study, runtime: Runtime) -> None:
+def tune_cell(
+    cell: Cell, tuning: Tuning, study: optuna.Study, runtime: Runtime, launch: str | None = None
+) -> None:
     """Trials until the cell has had its number of them (its lock held). Raises Stopped.
 
     The values of a trial that died with its worker are tried again first; its run resumes.
@@ -130,8 +136,8 @@ def tune_cell(cell: Cell, tuning: Tuning, study: optuna.Study, runtime: Runtime)
     for dead in study.get_trials(False, states=(TrialState.RUNNING,)):
         study._storage.set_trial_user_attr(dead._trial_id, "stopped", True)
         study.tell(dead.number, state=TrialState.FAIL)
-        if dead.params:
-            study.enqueue_trial(dead.params)
+        if point := dead.params or dead.system_attrs.get("fixed_params"):
+            study.enqueue_trial(point)
 
     def objective(trial: optuna.Trial) -> float:
         def report(step: int, means: Mapping[str, float]) -> None:
@@ -141,9 +147,8 @@ def tune_cell(cell: Cell, tuning: Tuning, study: optuna.Study, runtime: Runtime)
 
         experiment = proposed(cell, tuning, trial)
         try:
-            record = run_experiment(
-                experiment, runtime, report if tuning.pruner != "none" else None
-            )
+            on_curve = report if tuning.pruner != "none" else None
+            record = execute(launch, experiment, runtime, on_curve)
         except optuna.TrialPruned:
             raise
         except Stopped:
@@ -156,6 +161,9 @@ def tune_cell(cell: Cell, tuning: Tuning, study: optuna.Study, runtime: Runtime)
         trial.set_user_attr("run_id", record.run_id)
         return record.scores["trained"][tuning.task]["mean"]
 
+    if tuning.sampler == "grid":
+        for point in tuning.grid():
+            study.enqueue_trial(point, skip_if_exists=True)
     while len(_counted(study)) < tuning.trials:
         study.optimize(objective, n_trials=1, catch=(TrialFault,))
 
@@ -164,7 +172,9 @@ def proposed(cell: Cell, tuning: Tuning, trial: optuna.Trial) -> Experiment:
     """The cell's experiment with the values that the sampler proposes."""
     values: dict[str, Any] = {}
     for name, span in tuning.ranges.items():
-        if isinstance(Experiment.model_fields[name].default, int):
+        if span.values:
+            values[name] = trial.suggest_categorical(name, span.values)
+        elif isinstance(Experiment.model_fields[name].default, int):
             step = int(span.step or 1)
             values[name] = trial.suggest_int(
                 name, int(span.low), int(span.high), step=step, log=span.log
@@ -197,6 +207,7 @@ def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
     tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
     assert tuning is not None
     records = {}
+    points = {cell_name(plan.experiment): plan.experiment for plan in sweep.plans}
     for name, cell in cells(sweep).items():
         trials = _counted(_study(cell, tuning, storage, folder))
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -205,9 +216,7 @@ def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
             raise ConfigError(f"tuning: no trial of {name} was completed: {'; '.join(errors)}")
         winner = max(complete, key=lambda trial: (trial.value, -trial.number))
         records[name] = {
-            "pair": cell.experiment.pair,
-            "selector": cell.experiment.selector,
-            "keep": cell.experiment.keep,
+            "experiment": points[name].model_dump(mode="json"),
             "best": winner.params,
             "value": winner.value,
             "trials": [
@@ -215,8 +224,13 @@ def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
                 for t in trials
             ],
         }
-    budget = {"sweep": sweep.file.name, **tuning.model_dump()}
-    write_json(folder.result, {**budget, "cells": records})
+    ranges = {name: span.model_dump(exclude_unset=True) for name, span in tuning.ranges.items()}
+    budget = {"sweep": sweep.file.name, **tuning.model_dump(), "ranges": ranges}
+    result = {**budget, "cells": records}
+    beside_rows = rows_file(runtime).parent / "tuning" / f"{sweep.file.name}.json"
+    beside_rows.parent.mkdir(parents=True, exist_ok=True)
+    write_json(beside_rows, result)  # where `bench leaderboard` looks
+    write_json(folder.result, result)
     return folder.result
 
 

@@ -12,8 +12,12 @@ BASE = 0.60
 SAMPLED = 40_000
 
 
-def row(selector, keep, seed, effect=0.0, *, items=300, task="tiny_math", weights=False, **fields):
-    """One line of rows.jsonl: `effect` is the true difference in accuracy from BASE."""
+def row(selector, keep, seed, effect=0.0, *, items=300, task="tiny_math", weights=False,
+        facts=None, c=None, **fields):  # fmt: skip
+    """One line of rows.jsonl: `effect` is the true difference in accuracy from BASE.
+
+    `facts`: what the pair says of itself; `c`: (mean, Q05, Q95) of the teacher's mass on the top K.
+    """
     experiment = Experiment.parse({"selector": selector, "keep": keep, "seed": seed, **fields})
     values = experiment.model_dump(mode="json")
     name = canonical_json([selector, keep, seed, fields])  # not the defaults: they may change
@@ -45,6 +49,10 @@ def row(selector, keep, seed, effect=0.0, *, items=300, task="tiny_math", weight
         "clipped_step_share": 0.25,
         "seconds": {**seconds, "total": sum(seconds.values())},
         "peak_memory_bytes": (700 + seed) * 2**20,
+        "pair_facts": facts or {},
+        "signals": {}
+        if c is None
+        else {"teacher_mass_on_student_topk_BT": dict(zip(("all", "q05", "q95"), c, strict=True))},
         "provenance": {"git": "0" * 40, "dirty": False, "device": "cpu", "threads": 1},
         "folder": f"runs/{run_id}",
         "schema_version": SCHEMA_VERSION,

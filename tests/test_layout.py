@@ -22,15 +22,16 @@ LAYER = {
     "sweepfile": 6,
     "storage": 6,
     "workers": 6,
-    "tuning": 7,
+    "launch": 7,
+    "tuning": 8,
     "leaderboard": 3,
     "sheets": 4,
     "figures": 4,
-    "sweep": 8,
-    "screen": 8,
-    "cli": 9,
-    "__main__": 10,
-    "__init__": 10,
+    "sweep": 9,
+    "screen": 9,
+    "cli": 10,
+    "__main__": 11,
+    "__init__": 11,
 }
 """Each module may import only from layers below its own."""
 

@@ -14,7 +14,7 @@ from test_cli import call
 
 from bench import figures, sheets
 from bench.config import ConfigError, Experiment
-from bench.leaderboard import make_tables, overall, read_rows, regime_name
+from bench.leaderboard import dials, make_tables, overall, read_rows, read_tuned, regime_name
 from bench.stats import crossed_difference
 
 PUBLISHED = (Path(sheets.__file__).parent / "published.toml").read_text()
@@ -203,6 +203,110 @@ def test_k_sensitivity_sets_the_ks_side_by_side():
     assert header == "| selector | keep | K = 4 | K = 16 | K = 64 |"
     assert [line.split(" | ")[0] for line in body[:3]] == ["| better", "| random", "| full"]
     assert body[1].split(" | ")[2] == "—"
+
+
+def test_the_table_of_k_shows_the_spread_of_c():
+    rows = planted(2, keeps=(0.05,)) + [
+        row("better", 0.05, s, 0.0, k=k, c=(mean, low, 1.0))
+        for k, mean, low in ((4, 0.9, 0.5), (64, 0.99, 0.96)) for s in (0, 1)
+    ]  # fmt: skip
+    markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
+    assert "| Q95 − Q05 of C | — | 0.5000 | — | 0.0400 |" in markdown
+    assert "| mean 1 − C | — | 0.1000 | — | 0.0100 |" in markdown
+
+
+def family(values=(0.0, 0.2, 0.7), **fields):
+    """Pairs whose `share` is turned up: `fragile` falls with it."""
+    return [
+        found
+        for value in values
+        for found in planted(
+            3, (0.05,), 3, {"fragile": -0.4 * value, "steady": 0.0}, pair=PAIRS[value],
+            facts={"share": value}, c=(1 - value / 10, 0.5, 1.0), **fields,
+        )
+    ]  # fmt: skip
+
+
+PAIRS = {0.0: "pairs/a", 0.2: "pairs/b", 0.7: "pairs/c"}
+
+
+def test_pairs_that_differ_in_a_stated_number_are_set_side_by_side():
+    tables = tables_of(family())
+    (dial,) = dials(tables)
+    assert dial.fact == "share" and list(dial.by_value) == [0.0, 0.2, 0.7]
+    sheet = sheets.dial_sheet(dial)
+    cells = {(line[0], line[1]): line[2:] for line in sheet.rows}
+    assert [c.split()[-1] for c in cells["fragile", "0.05"]] == ["tie", "worse", "worse"]
+    assert [c.split()[-1] for c in cells["steady", "0.05"]] == ["tie", "tie", "tie"]
+    assert cells["mean 1 − C", "—"] == ("0.0000", "0.0200", "0.0700")
+    assert [line[0] for line in sheet.rows[:3]] == ["untrained", "teacher", "full"]
+    assert "figures/dial-share-tiny_math-default.svg" in figures.draw_all(tables)
+    assert dials(tables_of(family((0.0, 0.2)))) == []
+    assert dials(tables_of(planted(2))) == []
+
+
+def tuned_world(best):
+    """Runs at three learning rates; `best` of each rule as a tuning chose it."""
+    rows = [
+        row(name, keep, seed, effect[rate], learning_rate=rate)
+        for name, keep, effect in (
+            ("full", 1.0, {1e-4: 0.0, 3e-4: 0.0, 9e-4: 0.1}),
+            ("random", 0.05, {1e-4: -0.2, 3e-4: -0.1, 9e-4: 0.0}),
+            ("new", 0.05, {1e-4: 0.0, 3e-4: 0.05, 9e-4: -0.2}),
+        )
+        for rate in (1e-4, 3e-4, 9e-4)
+        for seed in range(3)
+    ]  # fmt: skip
+    cells = {
+        name: {
+            "experiment": row(name, keep, 0)["experiment"],
+            "best": {"learning_rate": rate},
+            "value": 0.5,
+            "trials": [{"params": {"learning_rate": r}, "value": 0.4 + r, "state": "complete"}
+                       for r in (1e-4, 3e-4, 9e-4)],
+        }
+        for (name, rate), keep in zip(best.items(), (1.0, 0.05, 0.05), strict=True)
+    }  # fmt: skip
+    budget = {"sweep": "tuned", "sampler": "grid", "trials": 3, "task": "tune", "seed": 1000,
+              "ranges": {"learning_rate": {"values": [1e-4, 3e-4, 9e-4]}}}  # fmt: skip
+    return rows, json.dumps({**budget, "cells": cells})
+
+
+def test_tuned_rules_are_compared_each_at_its_own_best_values():
+    rows, result = tuned_world({"full": 9e-4, "random": 9e-4, "new": 3e-4})
+    tables = make_tables(read_rows({"a": text(rows)}), [read_tuned("t.json", result)])
+    assert [t.regime for t in tables if t.tuning] == ["default, learning_rate tuned"]
+    (table,) = (t for t in tables if t.tuning)
+    rates = {line.selector: line.runs[0].experiment["learning_rate"] for line in table.arms()}
+    assert rates == {"full": 9e-4, "random": 9e-4, "new": 3e-4}
+    shared = tables[0]
+    assert only(shared, "new").vs_full.verdict == "better"
+    assert only(table, "new").vs_full.verdict == "worse", "at full's own best rate"
+    notes = " ".join(sheets.table_sheet(table).notes)
+    assert "with 3 trials each (grid) on tune at seed 1000" in notes
+    assert "full 0.0009 (end of the range)" in notes and "new at keep 0.05 0.0003;" in notes
+    made = sheets.documents(tables, PUBLISHED)["leaderboard.md"].decode()
+    assert "## Tuning: tuned" in made and made.count("chosen |") == 3
+    assert table in tables[-1:], "after all shared settings"
+    assert not any("tuned" in cells[1] for cells in sheets.published_sheet(PUBLISHED, tables).rows)
+
+
+def test_a_file_that_is_no_tuning_is_named(capsys, rows_file, tmp_path):
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"sweep": "x"}')
+    code, _, err = call(capsys, "leaderboard", rows_file, bad, "--out", tmp_path / "r")
+    assert code == 2 and "bad.json: not the result of a tuning" in err
+
+
+def test_figures_that_are_made_no_more_are_stale_and_removed(capsys, rows_file, tmp_path):
+    out = tmp_path / "results"
+    assert call(capsys, "leaderboard", rows_file, "--out", out)[0] == 0
+    old = out / "figures" / "keep-renamed.svg"
+    old.write_text("old")
+    code, _, err = call(capsys, "leaderboard", rows_file, "--out", out, "--check")
+    assert code == 1 and "keep-renamed.svg" in err
+    assert call(capsys, "leaderboard", rows_file, "--out", out)[0] == 0
+    assert not old.exists()
 
 
 def test_reported_numbers_are_marked_and_never_enter_ours():

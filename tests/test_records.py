@@ -59,6 +59,14 @@ def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_p
     assert folder.steps_done() == 3
 
 
+def test_signals_are_means_over_the_steps(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step, low in ((1, 0.0), (2, 0.5)):
+        summary = {"all": 0.5, "selected": None, "q05": low, "q95": 1.0}
+        folder.append_metrics({"step": step, "signals": {"entropy_BT": summary} if step else {}})
+    assert folder.signals() == {"entropy_BT": {"all": 0.5, "q05": 0.25, "q95": 1.0}}
+
+
 def _append(rows, worker):
     for run in range(20):
         append_row(rows, {"run_id": f"{worker % 2}-{run}", "value": run})

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from test_cli import call
 
 from bench import tuning
 from bench.config import ConfigError, Runtime
+from bench.leaderboard import read_tuned
 from bench.storage import close_study
 from bench.sweep import SweepStudy, dry_run, work
 from bench.sweepfile import read_sweep
@@ -58,7 +60,11 @@ def runtime(folder, **values):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda p: p.stem)
-def test_every_shipped_sweep_reads(path):
+def test_every_shipped_sweep_reads(path, tmp_path, monkeypatch):
+    for pair in re.findall(r'"(pairs/[^"]+)"', path.read_text()):  # what the user builds first
+        (tmp_path / pair).parent.mkdir(exist_ok=True)
+        (tmp_path / pair).symlink_to(pair_folder(), target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
     sweep = read_sweep(path, Runtime())
     assert sweep.file.name == path.stem
     assert sweep.file.about
@@ -326,7 +332,7 @@ def test_runs_that_the_rows_hold_are_not_run_again(tmp_path, monkeypatch):
     kept = tmp_path / "kept.jsonl"
     (tmp_path / "runs" / "rows.jsonl").rename(kept)
     shutil.rmtree(tmp_path / "runs")
-    monkeypatch.setattr("bench.sweep.run_experiment", None)
+    monkeypatch.setattr("bench.sweep.execute", None)
     elsewhere = runtime(tmp_path, rows=kept)
     assert dry_run(path, elsewhere, workers=1)["done"] == 4
     found = SweepStudy(sweep, None, elsewhere)
@@ -378,9 +384,53 @@ def test_tuning_gives_every_rule_the_same_trials_on_a_split_of_its_own(tmp_path,
         ("random", 0), ("entropy", 0), ("random", 1), ("entropy", 1),
     ]  # fmt: skip
     for plan in final.plans:
-        (cell,) = (c for c in found["cells"].values() if c["selector"] == plan.experiment.selector)
+        (cell,) = (
+            c
+            for c in found["cells"].values()
+            if c["experiment"]["selector"] == plan.experiment.selector
+        )
         assert plan.experiment.learning_rate == cell["best"]["learning_rate"]
         assert plan.experiment.eval_tasks == ("tiny_math",)
+
+
+GRID = TUNING.replace("low = 1e-5\nhigh = 1e-2\nlog = true", "values = {values}")
+
+
+def test_a_grid_tries_every_value_once_for_every_rule(tmp_path):
+    values = [1e-3, 1e-4, 1e-2]
+    path = write(tmp_path, GRID, sampler="grid", pruner="none", values=values)
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    cell, other = tuning.cells(sweep).values()
+    study = tuning._study(cell, sweep.file.tuning, None, tuning.tuning_folder(sweep, here))
+    study.enqueue_trial({"learning_rate": 1e-3})
+    study.ask()  # of a worker that died before it proposed anything
+    tuning.tune(sweep, None, here)
+    found = json.loads(tuning.write_result(sweep, None, here).read_text())
+    for record in found["cells"].values():
+        assert sorted(t["params"]["learning_rate"] for t in record["trials"]) == sorted(values)
+    beside = tmp_path / "runs" / "tuning" / "small.json"
+    assert read_tuned(str(beside), beside.read_text()).cells.keys() == found["cells"].keys()
+    assert other.name in found["cells"]
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("trials = 3", "trials = 4", "the grid has 3 points"),
+        ("values = [0.1, 0.2, 0.3]", "values = [0.1, 0.2, 0.2]", "repeat"),
+        ("values = [0.1, 0.2, 0.3]", "values = [0.1]\nlow = 0.1", "stand alone"),
+        ("values = [0.1, 0.2, 0.3]", "low = 0.1\nhigh = 0.2", "needs `values`"),
+        ("values = [0.1, 0.2, 0.3]", "values = [0.1, -1, 0.3]", "learning_rate"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(capsys, tmp_path, old, new, message):
+    path = write(tmp_path, GRID, sampler="grid", pruner="none", values=[0.1, 0.2, 0.3])
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    code, _, err = call(capsys, "sweep", path, "--runs-dir", tmp_path / "runs")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err
 
 
 def test_a_tuning_trial_of_a_dead_worker_is_tried_again_with_its_values(tmp_path):

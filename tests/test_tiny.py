@@ -8,6 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen3Config
 
 from bench.arithmetic import make_problem, prompt_text, solution_text
+from bench.config import ConfigError
+from bench.pairs import get_pair
 from bench.tiny import ASSETS, RECIPES, build_model, build_pair, build_tokenizer, retune_teacher
 from bench.tiny_card import readme_text
 from bench.tiny_train import greedy_accuracy, training_batch
@@ -246,6 +248,12 @@ def test_retuning_changes_the_teacher_and_keeps_the_student(tmp_path):
     assert (
         json.loads((out / "build.json").read_text())["retuned"]["teacher"]["equation_share"] == 0.7
     )
+    assert get_pair(str(out)).facts == {"style_share": 0.7}
+    assert get_pair(str(pair)).facts == {}
+    with pytest.raises(ConfigError, match=r"style_share must lie in \[0, 1\], got 7"):
+        retune_teacher(pair, tmp_path / "other", 7, steps=2, progress=quiet)
+    with pytest.raises(ConfigError, match="only a pair built here"):
+        retune_teacher(tmp_path, tmp_path / "other", 0.7, steps=2, progress=quiet)
 
 
 def test_the_seed_decides_the_initial_weights(tokenizer):

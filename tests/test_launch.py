@@ -1,0 +1,72 @@
+"""Runs in processes of their own, as a launcher starts them."""
+
+import signal
+import threading
+import time
+
+import pytest
+from small_pair import pair_folder
+from test_engine import SMALL
+
+from bench.config import BenchError, ConfigError, Experiment, Runtime, Stopped
+from bench.launch import run_launched
+from bench.plan import make_plan
+from bench.run import run_experiment
+
+ACCELERATE = "accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no " \
+    "--dynamo_backend no"  # fmt: skip
+
+
+def experiment(**values):
+    return Experiment.parse({"pair": str(pair_folder()), "selector": "entropy", **SMALL, **values})
+
+
+def quiet(folder):
+    return Runtime(runs_dir=folder, device="cpu", progress="off", checkpoint_every=1)
+
+
+def test_a_launched_run_has_the_record_of_a_run_here(tmp_path):
+    launched = run_launched(ACCELERATE, experiment(), quiet(tmp_path / "a"))
+    here = run_experiment(experiment(), quiet(tmp_path / "b"))
+    for name in ("run_id", "experiment", "scores", "tokens", "realised_keep", "signals"):
+        assert getattr(launched, name) == getattr(here, name)
+    assert (tmp_path / "a" / "rows.jsonl").read_text().count("\n") == 1
+
+
+def test_what_a_launched_run_says_is_the_error(tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text(
+        "from bench import selector\n\n\n@selector('broken')\ndef broken(signals):\n"
+        "    return signals.uniform_BT / 0 * 0\n"
+    )
+    with pytest.raises(BenchError, match="'broken' returned .* NaN"):
+        run_launched("python", experiment(selector=f"{rule}:broken"), quiet(tmp_path / "runs"))
+    with pytest.raises(BenchError, match="no such option|unrecognized|unknown option|usage"):
+        run_launched("python --nonsense", experiment(), quiet(tmp_path / "runs"))
+    with pytest.raises(ConfigError, match="launch: 'nosuchlauncher' cannot be started"):
+        run_launched("nosuchlauncher -x", experiment(), quiet(tmp_path / "runs"))
+
+
+def test_a_launched_run_that_is_stopped_saves_and_goes_on(tmp_path):
+    long, runtime = experiment(steps=400), quiet(tmp_path)
+    folder = make_plan(long, runtime).folder
+
+    def stop(number, frame):
+        raise Stopped("stopped")
+
+    def watch():
+        while folder.steps_done() < 3:
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        threading.Thread(target=watch, daemon=True).start()
+        with pytest.raises(Stopped):
+            run_launched("python", long, runtime)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert folder.state == "incomplete"
+    assert list(folder.checkpoints.glob("step-*"))
+    with folder.lock():
+        pass  # nobody runs it any more
