@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.config import Runtime, rows_file
+from bench.keep import keep_name
 from bench.records import RunRecord
 from bench.registry import Selector
 
@@ -33,8 +34,8 @@ def print_record(record: RunRecord) -> None:
     """The run's verdict: accuracies, tokens, seconds, memory and where everything is."""
     out, experiment = console(), record.experiment
     title = (
-        f"{experiment['selector']} at keep {experiment['keep']:g} on {experiment['pair']}, "
-        f"seed {experiment['seed']}, {experiment['steps']} steps"
+        f"{experiment['selector']} at keep {keep_name(experiment['keep'])} on "
+        f"{experiment['pair']}, seed {experiment['seed']}, {experiment['steps']} steps"
     )
     out.print(score_table(title, {who: record.scores[who] for who in WHO}))
     facts = Table(show_header=False, box=None, pad_edge=False)
@@ -149,7 +150,7 @@ def print_dry_run(found: Mapping[str, Any]) -> None:
     for trial in found["trials"]:
         table.add_row(
             trial["run_id"], trial["state"], escape(trial["pair"]), escape(trial["selector"]),
-            f"{trial['keep']:g}", str(trial["seed"]),
+            keep_name(trial['keep']), str(trial["seed"]),
         )  # fmt: skip
     console().print(table)
     left = found["seconds_left"]
