@@ -1,7 +1,7 @@
 """Records and lists as tables for a person to read. Prints only."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +11,9 @@ from bench.config import Runtime, rows_file
 from bench.keep import keep_name
 from bench.records import RunRecord
 from bench.registry import Selector
+
+if TYPE_CHECKING:
+    from bench.contract import Finding
 
 WHO = ("untrained", "trained", "teacher")
 PHASES = {
@@ -103,16 +106,27 @@ def print_selectors(rows: Sequence[Mapping[str, Any]]) -> None:
     console().print(table)
 
 
+def print_findings(name: str, findings: "Sequence[Finding]") -> None:
+    """What a rule keeps of the contract, and how it breaks the rest."""
+    table = Table("", "promise", title=escape(name), title_justify="left")
+    for finding in findings:
+        told = f"[bold]{escape(finding.broken)}[/bold]" if finding.broken else ""
+        verdict = "[red]broken[/red]" if finding.broken else "kept"
+        table.add_row(verdict, escape(finding.promise) + (f"\n{told}" if told else ""))
+    console().print(table)
+
+
 def selector_page(selector: Selector) -> dict[str, Any]:
     """Everything `bench selectors show` says."""
     import inspect
 
     parameters = selector.parameters()
-    example = f"bench run --selector {selector.name}"
+    shown = f"'{selector.reference}'" if selector.parts else selector.name
+    example = f"bench run --selector {shown}"
     if parameters:
         name, default = next(iter(parameters.items()))
         example += f" --selector-params {name}={default}"
-    if selector.keep is None and selector.kind == "score":
+    if selector.keep is None and selector.kind == "score" and not selector.sets_keep:
         example += " --keep 0.05"
     return {
         "name": selector.name,
@@ -124,6 +138,9 @@ def selector_page(selector: Selector) -> dict[str, Any]:
         "parameters": parameters,
         "reads_sampled_token": selector.reads_sampled_token,
         "abstains": selector.abstains,
+        "formula": selector.formula,
+        "cost": selector.cost,
+        "deviations": selector.deviations,
         "example": example,
     }
 
@@ -134,6 +151,7 @@ def print_selector(selector: Selector) -> None:
     out.print(escape(page["docstring"]), highlight=False)
     out.print(f"\nneeds       {', '.join(page['needs']) or 'nothing'}", highlight=False)
     named = ", ".join(f"{name}={default!r}" for name, default in page["parameters"].items())
+    out.print(f"cost        {page['cost']}", highlight=False)
     out.print(f"parameters  {escape(named) or 'none'}", highlight=False)
     out.print(f"example     {escape(page['example'])}", highlight=False)
 

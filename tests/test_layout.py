@@ -21,6 +21,7 @@ LAYER = {
     "plan": 5,
     "extras": 5,
     "contract": 5,
+    "catalogue": 5,
     "checkpoints": 4,
     "engine": 6,
     "run": 7,

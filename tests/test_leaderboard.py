@@ -162,7 +162,7 @@ def test_weights_have_a_table_of_their_own_with_their_sample_size():
     rows = planted(2, keeps=(0.05,))
     rows += [row("fire", 1.0, seed, 0.05, weights=True) for seed in (0, 1)]
     scores, weights = tables_of(rows)
-    assert not scores.arms("fire") and weights.is_weights
+    assert not scores.arms("fire") and weights.has_no_keep
     assert [line.label for line in weights.lines] == ["untrained", "teacher", "full", "fire"]
     assert only(weights, "fire", 1.0).effective_sample_size == 28_000
     sheet = sheets.table_sheet(weights)
