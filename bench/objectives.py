@@ -137,7 +137,8 @@ def topk_reverse_kl_tail(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tens
 def topk_reverse_kl_clamped(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tensor:
     """max(0, Σ_S p [log p - log q]): the part of KL(p‖q) on S, which alone may be negative.
 
-    Our reading of "clamped": where the sum is negative, loss and gradient are 0.
+    Our reading of "clamped": where the sum is negative, loss and gradient are 0. It is not
+    stationary at p = q: its gradient there still lowers P_S.
     """
     student_NK, teacher_NK = _on_student_topk(student_NV, teacher_NV, k)
     return torch.linalg.vecdot(student_NK.exp(), student_NK - teacher_NK).clamp(min=0)
