@@ -45,18 +45,19 @@ NOT_BUILT: dict[str, tuple[str, str]] = {
 HEAD = """# The catalogue
 
 Generated from the registry by `bench selectors catalogue`; a test keeps it current. {count} rules:
-{scores} that choose tokens and {weights} that weight them; {objectives} objectives to cross them with.
+{scores} that choose tokens and {weights} that weight them; {objectives} objectives to cross with.
 
-p is the student's next-token distribution, q the teacher's, y the sampled token, Δ = log q(y) - log p(y),
-H the entropy, S and T the top-K ids of p and q, U = S ∪ T, u a keyed uniform number, σ the logistic
-function, t the position from 0. A hat is a normalisation over the sampled tokens of the batch (`norm`):
+p is the student's next-token distribution, q the teacher's, y the sampled token,
+Δ = log q(y) - log p(y), H the entropy, S and T the top-K ids of p and q, U = S ∪ T, u a keyed
+uniform number, σ the logistic function, t the position from 0. A hat is a normalisation over the
+sampled tokens of the batch (`norm`):
 
 | `norm` | |
 |---|---|
 | `q05` | clip((x - Q05)/(Q95 - Q05), 0, 1), linear quantiles |
 | `minmax` | (x - min)/(max - min) |
 | `rank` | percentile rank in [0, 1], ties averaged |
-| `zscore` | (x - mean)/sd; where a value in [0, 1] is needed, through the normal distribution function |
+| `zscore` | (x - mean)/sd; where [0, 1] is needed, through the normal distribution function |
 
 A range under 1e-5 gives 0.5 everywhere (0 for `zscore`). What a source leaves open is a named
 parameter; `bench selectors show NAME` prints them. Every score is a rank: the harness spends the

@@ -176,6 +176,7 @@ def scores_are_floats(fresh: Fresh) -> None:
 def undeclared_signals_do_not_matter(fresh: Fresh) -> None:
     """Signals that it does not declare cannot change its scores."""
     selector, signals = fresh(), make_batch().signals()
+    mask_BT = signals.mask_BT
     undeclared = [n for n in (*SIGNAL_NAMES, *EXTRA_SIGNALS) if n not in selector.needs]
     poisoned = replace(
         signals,
@@ -186,16 +187,11 @@ def undeclared_signals_do_not_matter(fresh: Fresh) -> None:
             for name in undeclared
         },
     )
-    clean_BT = _unchecked(fresh(), signals)
-    _equal(_unchecked(fresh(), poisoned), clean_BT, signals.mask_BT,
-           f"it reads a signal that it does not declare; needs has {list(selector.needs)}")  # fmt: skip
-    _equal(selector(signals.only(selector.needs)), clean_BT, signals.mask_BT,
-           "its scores change when the signals that it does not declare are absent")  # fmt: skip
-
-
-def _unchecked(selector: Selector, signals: TokenSignals) -> Tensor:
-    returned = selector.score_unchecked(signals)
-    return returned
+    clean_BT = fresh().score_unchecked(signals)
+    told = f"it reads a signal that it does not declare; needs has {list(selector.needs)}"
+    _equal(fresh().score_unchecked(poisoned), clean_BT, mask_BT, told)
+    told = "its scores change when the signals that it does not declare are absent"
+    _equal(selector(signals.only(selector.needs)), clean_BT, mask_BT, told)
 
 
 def declared_signals_are_read(fresh: Fresh) -> None:

@@ -77,7 +77,9 @@ def keep_at(keep: Keep, step: int, steps: int) -> float:
 
 def mean_keep(keep: Keep, steps: int) -> float:
     """The mean fraction over the steps."""
-    return sum(keep_at(keep, step, steps) for step in range(steps)) / steps
+    if not isinstance(keep, str):
+        return keep
+    return round(sum(keep_at(keep, step, steps) for step in range(steps)) / steps, DIGITS)
 
 
 def keep_name(keep: Keep) -> str:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -63,8 +63,8 @@ def selector(
     keep           the budget it always spends, for rules that have no choice. With `abstains`, 1.0
                    means that the rule decides by itself what is kept.
     choices        parameters that are words: each accepted value with the signals it alone needs.
-    state          what its memory holds before the first step, plain values and tensors. Such a rule
-                   is `rule(signals, state, ...) -> (score_BT, state)`.
+    state          what its memory holds before the first step, plain values and tensors. Such a
+                   rule is `rule(signals, state, ...) -> (score_BT, state)`.
     sets_keep      the rule puts the budget of the step in its state, under "keep".
 
     Raises SelectorError when the name is taken by another function, or a need is no signal.

@@ -1,4 +1,4 @@
-"""Rules that read the sampled token y: Δ = log q(y) - log p(y), and the probabilities themselves."""
+"""Rules that read the sampled token y: Δ = log q(y) - log p(y), and its probabilities."""
 
 import torch
 from torch import Tensor
