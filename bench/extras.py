@@ -48,7 +48,7 @@ def reward_B(
         text = pair.tokenizer.decode(
             tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        found.append(float(prompt_set.is_correct(by_id[prompt_id], text)))
+        found.append(float(prompt_set.is_correct(by_id[prompt_id], str(text))))
     return torch.tensor(found, device=rollout.mask_BT.device)
 
 

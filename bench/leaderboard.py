@@ -229,6 +229,7 @@ def _row(line: str, place: str, is_cut: bool) -> Row:
         row = Row.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{place}: {one_line(error)}"[:400]) from None
+    row = row.model_copy(update={"experiment": {**DEFAULTS, **row.experiment}})
     for who in (*BASELINES, "trained"):
         for task, score in row.scores.get("trained", {}).items():
             n = len(row.items.get(who, {}).get(task, ()))

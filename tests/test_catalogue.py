@@ -421,7 +421,7 @@ def test_adakd_lowers_its_ratio_as_the_loss_falls_and_raises_it_again():
     ema = mark = None
     ratio, ratios = 0.5, []
     mean = float(signals.reverse_kl_BT[signals.mask_BT].double().mean())
-    for factor in (1, 1, 0.5, 0.5, 0.5, 2, 2, 2, 1):
+    for factor in (1, 1, *[0.5] * 7, 2, 2, 2, 1):
         scored = selector(replace(signals, reverse_kl_BT=factor * signals.reverse_kl_BT))
         assert torch.equal(scored, signals.hellinger_BT)
         now = factor * mean

@@ -176,6 +176,15 @@ def test_rules_that_set_their_own_budget_are_kept_out_of_the_matched_tables():
     assert [r[place] for r in sheet.rows if r[0] == "min_gap"] == ["0.0300"]
 
 
+def test_a_row_from_before_a_field_was_added_is_the_same_run():
+    rows = planted(2, keeps=(0.05,))
+    older = [dict(r, experiment={k: v for k, v in r["experiment"].items() if k != "reference"})
+             for r in rows]  # fmt: skip
+    found = read_rows({"new": text(rows), "old": text(older)})
+    assert len(found) == len(rows)
+    assert make_tables(found) == tables_of(older) == tables_of(rows)
+
+
 def test_a_rule_that_leaves_budget_unspent_is_named():
     rows = planted(2, keeps=(0.2,)) + [row("q3", 0.2, s, realised=0.11) for s in (0, 1)]
     (table,) = tables_of(rows)
