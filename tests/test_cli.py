@@ -242,7 +242,7 @@ BAD = [
     (["--eval-tasks", "tiny_mth"], "task: unknown name 'tiny_mth'", "did you mean 'tiny_math'"),
     (["--eval-tasks", "tiny_math_tune", "--eval-every", "2"], "curve_tasks", "leakage"),
     (["--selecto", "tip"], "--selecto", "--selector"),
-    (["--selector", "jsd", "--selector-params", "alpha=1"], "selector_params: 'alpha'", "takes none"),
+    (["--selector", "jsd", "--selector-params", "alpha=1"], "selector_params: 'alpha'", "it takes"),
     ([*RELEASED, "--selector-params", "floor=x"], "floor: 'x'", "float"),
     (["--selector", "full", "--keep", "0.05"], "keep: 0.05", "always trains on keep=1"),
     (["--preset", "papr"], "preset: unknown name 'papr'", "did you mean 'paper'"),
