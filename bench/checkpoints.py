@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from bench.config import BenchError
 from bench.records import sync, write_json
+from bench.rule import Selector
 
 KEPT = 2
+SELECTOR_FILE = "selector.pt"
+"""The memory of the run's rule, where it has one."""
 
 # accelerate warns of each tied weight that safetensors stores once; loading ties it again.
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
@@ -33,6 +37,11 @@ class Checkpoint:
         accelerator.load_state(str(self.path))
         return json.loads((self.path / "totals.json").read_text())
 
+    def load_selector(self, selector: Selector) -> None:
+        """Put the memory of a rule that has one back."""
+        if selector.has_memory:
+            selector.load_state_dict(torch.load(self.path / SELECTOR_FILE, weights_only=True))
+
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest complete checkpoint, if any."""
@@ -41,7 +50,11 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, step: int, totals: Mapping[str, Any]
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    totals: Mapping[str, Any],
+    selector: Selector,
 ) -> None:
     """Save after `step` steps. Raises BenchError for a full disk; the previous one survives."""
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
@@ -50,6 +63,8 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         accelerator.save_state(str(temporary))
+        if selector.has_memory:
+            torch.save(selector.state_dict(), temporary / SELECTOR_FILE)
         write_json(temporary / "totals.json", totals)
         for file in temporary.iterdir():
             sync(file)

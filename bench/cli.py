@@ -133,6 +133,9 @@ def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> N
             "summary": found.summary,
             "reads_sampled_token": found.reads_sampled_token,
             "abstains": found.abstains,
+            "formula": found.formula,
+            "cost": found.cost,
+            "deviations": found.deviations,
         }
         for found in map(get_selector, selector_names())
     ]
@@ -153,6 +156,49 @@ def show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False
         print_json(screen.selector_page(found))
     else:
         screen.print_selector(found)
+
+
+@selectors_app.command
+def check(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Try a rule, `my_rule.py:my_rule` or a name, on everything that a selector owes.
+
+    Prints each promise, and how it is broken. Exit code 1 when one is.
+    """
+    from bench import contract, screen
+
+    findings = list(contract.check(name))
+    if as_json:
+        print_json({"selector": name, "findings": [vars(finding) for finding in findings]})
+    else:
+        screen.print_findings(name, findings)
+    broken = sum(bool(finding.broken) for finding in findings)
+    if broken:
+        fail(f"selector {name!r} breaks {broken} of {len(findings)} promises", 1)
+
+
+@selectors_app.command
+def catalogue(
+    *,
+    out: Annotated[Path, Parameter(help="The file that is written.")] = Path("selectors/README.md"),
+    check: Annotated[
+        bool, Parameter(help="Write nothing; exit 1 where the file differs.", negative=())
+    ] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the catalogue of all rules, objectives and words of expressions, from the registry."""
+    from bench.catalogue import markdown
+
+    content = markdown()
+    stale = is_stale(out, content.encode())
+    if not check:
+        out.write_text(content, encoding="utf-8")
+    if as_json:
+        print_json({"file": str(out), "stale": stale})
+    elif not check:
+        print(f"wrote {out}")
+    if check and stale:
+        fail(f"stale: {out}; bench selectors catalogue writes it again", 1)
 
 
 @pairs_app.default
@@ -317,9 +363,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """One line on standard error, and the exit code."""
+    """One line on standard error, and the exit code; a caret keeps the two lines it stands in."""
     prefix = "bench: " if code == 3 else "bench: error: "
-    print(prefix + " ".join(message.split()), file=sys.stderr)
+    lines = message.rstrip().split("\n")
+    shown = lines[-2:] if len(lines) > 2 and lines[-1].strip() == "^" else []
+    told = " ".join(" ".join(lines[: len(lines) - len(shown)]).split())
+    print("\n".join([prefix + told, *shown]), file=sys.stderr)
     raise SystemExit(code)
 
 

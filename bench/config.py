@@ -11,10 +11,25 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bench.keep import read_keep
+
 Scope = Literal["batch", "response"]
 Ties = Literal["hash", "earlier"]
 Normalize = Literal["selected", "all", "per_response"]
-Objective = Literal["reverse_kl", "forward_kl", "jsd", "sampled_reverse_kl"]
+Objective = Literal[
+    "reverse_kl",
+    "forward_kl",
+    "jsd",
+    "sampled_reverse_kl",
+    "skew_reverse_kl",
+    "topk_reverse_kl",
+    "topk_reverse_kl_tail",
+    "topk_reverse_kl_clamped",
+    "topk_forward_kl",
+    "k2",
+    "eopd",
+    "todi",
+]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["float32", "bfloat16"]
 Parameter = bool | int | float | str
@@ -98,8 +113,31 @@ def _named_values(given: Any) -> Any:
     return values
 
 
+def _refuse_advantages(name: Any) -> Any:
+    """A divergence over the top K is a number of the position, not of the sampled token."""
+    if isinstance(name, str) and re.fullmatch(r"topk_\w*_advantage", name):
+        raise ValueError(
+            "a top-K divergence used as a policy-gradient advantage has zero expected gradient: "
+            "it is the same for every token that could have been sampled, and the mean of "
+            "∇ log p(y) over y ~ p is 0; use the divergence itself, or sampled_reverse_kl"
+        )
+    return name
+
+
+OBJECTIVE_PARAMETERS: dict[str, dict[str, str]] = {
+    "jsd": {"beta": "share"},
+    "skew_reverse_kl": {"alpha": "share"},
+    "topk_reverse_kl": {"k": "count"},
+    "topk_reverse_kl_tail": {"k": "count"},
+    "topk_reverse_kl_clamped": {"k": "count"},
+    "topk_forward_kl": {"k": "count"},
+    "eopd": {"threshold": "positive", "k": "count"},
+    "todi": {"beta": "positive"},
+}
+"""What each objective takes, and what kind of number it is; bench.objectives has the defaults."""
+
 Named = BeforeValidator(_named_values)
-Keep = Annotated[float, Field(gt=0, le=1)]
+Keep = Annotated[float | str, BeforeValidator(read_keep)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -114,23 +152,24 @@ class Experiment(_Settings):
     prompts: str = "arithmetic"
     """Prompt set the student answers during training."""
     selector: str = "teachability"
-    """Registered name, `module:function` or `file.py:function`."""
+    """Registered name, `module:function`, `file.py:function`, or an expression of these."""
     selector_params: Annotated[dict[str, Parameter], Named] = {}
     """Parameters of the selector, as name=value[,name=value]."""
     k: Count = 16
     """Size K of the top-K sets that top-K signals are computed on."""
     keep: Keep = 0.05
-    """Fraction of the sampled tokens to train on."""
+    """Fraction of the sampled tokens to train on, or a schedule: linear(a, b), cosine(a, b),
+    step(a, b, at=0.5)."""
     scope: Scope = "batch"
     """Spend the budget over the whole optimizer batch, or in each response."""
     min_keep_per_response: CountOrZero = 0
     """At least this many tokens of every response, by the same score; raises the realised keep."""
     ties: Ties = "hash"
     """Equal scores: a keyed hash orders them, or earlier positions win (an artefact to measure)."""
-    objective: Objective = "reverse_kl"
+    objective: Annotated[Objective, BeforeValidator(_refuse_advantages)] = "reverse_kl"
     """Loss of a selected token."""
     objective_params: Annotated[dict[str, float], Named] = {}
-    """Parameters of the objective, as name=value (jsd: beta)."""
+    """Parameters of the objective, as name=value (jsd: beta, topk_*: k, ...)."""
     normalize: Normalize = "selected"
     """Denominator: selected tokens, all sampled tokens, or per-response means."""
     steps: Count = 60
@@ -171,18 +210,25 @@ class Experiment(_Settings):
     """Items of each task of the learning curve."""
     seed: CountOrZero = 0
     """Seed of prompts, sampling, random scores and ties."""
+    reference: str = "student"
+    """Third model, for rules that compare with one: the student before training, a local folder,
+    or a hub id."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        accepted = {"jsd": {"beta"}}.get(self.objective, set())
+        accepted = OBJECTIVE_PARAMETERS.get(self.objective, {})
         for name, value in self.objective_params.items():
             if name not in accepted:
                 takes = f"it takes {', '.join(sorted(accepted))}" if accepted else "it takes none"
                 raise ValueError(
                     f"objective_params: {name!r} is not a parameter of {self.objective}; {takes}"
                 )
-            if not 0 < value < 1:
+            if accepted[name] == "share" and not 0 < value < 1:
                 raise ValueError(f"objective_params: {name}={value} must lie strictly in (0, 1)")
+            if accepted[name] == "positive" and not 0 < value < float("inf"):
+                raise ValueError(f"objective_params: {name}={value} must be greater than 0")
+            if accepted[name] == "count" and not (value >= 1 and value == int(value)):
+                raise ValueError(f"objective_params: {name}={value} must be a whole number from 1")
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"

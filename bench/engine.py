@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -15,19 +16,28 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from transformers import get_scheduler
 
+from bench import extras
 from bench.budget import select_tokens
 from bench.checkpoints import last_checkpoint, save_checkpoint
 from bench.config import BenchError, Experiment, Runtime, Stopped
+from bench.keep import keep_at
 from bench.models import LoadedPair
 from bench.objectives import token_scale
-from bench.passes import LossInputs, PassSettings, accumulate_loss, score_rollout
+from bench.passes import (
+    LossInputs,
+    PassSettings,
+    Scored,
+    accumulate_loss,
+    sampled_logprob,
+    score_rollout,
+)
 from bench.plan import Plan
 from bench.population import quantiles
 from bench.progress import Progress
 from bench.records import peak_memory_bytes
-from bench.registry import SelectorError
+from bench.registry import SelectorError, get_selector
 from bench.rollout import Rollout, sample_rollout
-from bench.signals import TokenSignals, base_signals, with_signals
+from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
 
 
 @dataclass
@@ -53,6 +63,8 @@ class Selection:
     selected_BT: Tensor
     weight_BT: Tensor
     effective_sample_size: float
+    keep: float = 1.0
+    """The budget of the step."""
 
 
 class Trainer:
@@ -63,7 +75,15 @@ class Trainer:
         self.accelerator = make_accelerator(self.experiment, runtime)
         self.pair = loaded
         self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
-        self.names = tuple(dict.fromkeys((*plan.selector.needs, *runtime.log_signals)))
+        # A run has a rule of its own, with an empty memory: a plan may serve several trainers.
+        self.selector = get_selector(self.experiment.selector, **self.experiment.selector_params)
+        asked = tuple(dict.fromkeys((*self.selector.needs, *runtime.log_signals)))
+        self.names = tuple(name for name in asked if name not in EXTRA_SIGNALS)
+        self.extra_names = tuple(name for name in asked if name in EXTRA_SIGNALS)
+        self.reference = None
+        if "reference_logprob_BT" in asked:
+            self.reference = extras.load_reference(self.experiment.reference, loaded)
+            self.reference.to(self.accelerator.device)
         student = loaded.student.to(self.accelerator.device)
         self.teacher = loaded.teacher.to(self.accelerator.device)
         optimizer = make_optimizer(student, self.experiment)
@@ -119,22 +139,69 @@ class Trainer:
             rollout.token_BT, rollout.mask_BT,
             seed=self.experiment.seed, step=step, row_key_B=rollout.row_key_B,
         )  # fmt: skip
-        return with_signals(base, scored.values), scored.teacher_hidden_ND
+        with timer.phase("score"):
+            extra = {name: self.extra(name, rollout, step, scored) for name in self.extra_names}
+        return with_signals(base, {**scored.values, **extra}), scored.teacher_hidden_ND
+
+    def extra(self, name: str, rollout: Rollout, step: int, scored: Scored) -> Tensor:
+        """One of EXTRA_SIGNALS: (B,), or (N,) over the sampled tokens."""
+        experiment, pair = self.experiment, self.pair
+        prompts = self.plan.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
+        match name:
+            case "reference_logprob_BT":
+                return sampled_logprob(self.reference, rollout, pair.vocabulary, self.settings)  # type: ignore[arg-type]
+            case "counterfactual_logprob_BT":
+                return extras.counterfactual_logprob(
+                    self.student, rollout, prompts, pair, self.settings
+                )
+            case "reward_B":
+                return extras.reward_B(rollout, prompts, self.plan.prompts, pair)
+            case "group_B":
+                return extras.group_B(rollout)
+        return self.gain(rollout, scored.teacher_hidden_ND)
+
+    def gain(self, rollout: Rollout, teacher_hidden_ND: Tensor | None) -> Tensor:
+        """KL(q‖p) before minus after one update on every token, which is undone again; (N,)."""
+        before_N = self.forward_kl(rollout)
+        weights = [parameter.detach().clone() for parameter in self.student.parameters()]
+        state, rate = deepcopy(self.optimizer.state_dict()), deepcopy(self.schedule.state_dict())
+        clipped, scored = self.totals.clipped_steps, self.totals.scored
+        everything = rollout.mask_BT.float()
+        whole = Selection(rollout.mask_BT, everything, float(everything.sum()))
+        self.update(rollout, whole, teacher_hidden_ND)
+        after_N = self.forward_kl(rollout)
+        with torch.no_grad():
+            for parameter, weight in zip(self.student.parameters(), weights, strict=True):
+                parameter.copy_(weight)
+        self.optimizer.load_state_dict(state)
+        self.schedule.load_state_dict(rate)
+        self.totals.clipped_steps, self.totals.scored = clipped, scored
+        return before_N - after_N
+
+    def forward_kl(self, rollout: Rollout) -> Tensor:
+        """KL(q‖p) of every sampled token, (N,)."""
+        scored = score_rollout(
+            self.student, self.teacher, rollout, self.pair.vocabulary, ("forward_kl_BT",),
+            self.experiment.k, self.settings,
+        )  # fmt: skip
+        return scored.values["forward_kl_BT"]
 
     def select(self, signals: TokenSignals, rollout: Rollout, step: int) -> Selection:
         """Score every sampled token, then spend the budget once over the batch."""
-        experiment, selector = self.experiment, self.plan.selector
+        experiment, selector = self.experiment, self.selector
         score_BT = selector(signals)
+        scheduled = keep_at(experiment.keep, step, experiment.steps)
+        keep = selector.step_keep if selector.sets_keep else scheduled
         if selector.kind == "weight":
             weight_BT = torch.where(signals.mask_BT, score_BT.float(), 0)
             square = float(weight_BT.double().square().sum())
             effective = float(weight_BT.double().sum()) ** 2 / square if square else 0.0
-            return Selection(weight_BT > 0, weight_BT, effective)
+            return Selection(weight_BT > 0, weight_BT, effective, keep)
         try:
             selected_BT = select_tokens(
                 score_BT,
                 signals.mask_BT,
-                keep=experiment.keep,
+                keep=keep,
                 scope=experiment.scope,
                 min_keep_per_response=experiment.min_keep_per_response,
                 ties=experiment.ties,
@@ -145,7 +212,7 @@ class Trainer:
             )
         except ValueError as error:
             raise SelectorError(f"selector {selector.name!r}: {error}") from error
-        return Selection(selected_BT, selected_BT.float(), float(selected_BT.sum()))
+        return Selection(selected_BT, selected_BT.float(), float(selected_BT.sum()), keep)
 
     def update(
         self, rollout: Rollout, selection: Selection, teacher_hidden_ND: Tensor | None
@@ -192,6 +259,7 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "sampled_tokens": sampled,
             "trained_tokens": trained,
+            "keep": selection.keep,
             "realised_keep": trained / sampled,
             "effective_sample_size": selection.effective_sample_size,
             "response_length": sampled / len(rollout.finish_reason_B),
@@ -211,6 +279,7 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
     first = 0
     if (checkpoint := last_checkpoint(folder.checkpoints)) is not None:
         trainer.totals = Totals(**checkpoint.load(trainer.accelerator))
+        checkpoint.load_selector(trainer.selector)
         first = checkpoint.step
     folder.cut_metrics(first)
     progress.start("train", experiment.steps, first)
@@ -229,8 +298,9 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
             last = step + 1 == experiment.steps
             if last or stop.requested or (step + 1) % runtime.checkpoint_every == 0:
                 save_checkpoint(
-                    trainer.accelerator, folder.checkpoints, step + 1, vars(trainer.totals)
-                )
+                    trainer.accelerator, folder.checkpoints, step + 1, vars(trainer.totals),
+                    trainer.selector,
+                )  # fmt: skip
             if stop.requested:
                 raise Stopped(
                     f"stopped after step {step + 1} of {experiment.steps}, saved in {folder.path}; "

@@ -72,9 +72,9 @@ def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
     }
     for table in tables:
         for kind, draw in kinds.items():
-            figure = None if table.is_weights and kind == "keep" else draw(table)
+            figure = None if table.has_no_keep and kind == "keep" else draw(table)
             if figure is not None:
-                weights = "-weights" if table.is_weights else ""
+                weights = "-weights" if table.has_no_keep else ""
                 place = (table.pair, table.task, table.regime)
                 yield f"{kind}{weights}-{'-'.join(map(slug, place))}", figure
     for dial in dials(tables):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from scipy.stats import rankdata
 
 from bench.config import PRESETS, ConfigError, Experiment, one_line
+from bench.keep import mean_keep
 from bench.records import SCHEMA_VERSION, RunRecord, canonical_json
 from bench.stats import (
     Difference,
@@ -50,6 +51,20 @@ class Row(RunRecord):
     @property
     def seed(self) -> int:
         return self.experiment["seed"]
+
+    @property
+    def keep(self) -> float:
+        """The budget as a number; of a schedule, its mean over the steps."""
+        return mean_keep(self.experiment["keep"], self.experiment["steps"])
+
+    @property
+    def has_no_keep(self) -> bool:
+        """Weights, and rules that set a budget of their own: no `random` has the same keep."""
+        if self.experiment["selector"] == "full":
+            return False
+        return self.effective_sample_size is not None or (
+            self.experiment["keep"] == 1.0 and self.realised_keep < 1.0
+        )
 
 
 @dataclass(frozen=True)
@@ -126,14 +141,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """All rules of one pair, task and regime. Rules that weight tokens have tables of their own."""
+    """All rules of one pair, task and regime.
+
+    Rules without a keep to match, weights and budgets of their own, have tables of their own.
+    """
 
     pair: str
     task: str
     changes: Mapping[str, Any]
     """Fields of Experiment that are not at their defaults."""
     lines: tuple[Line, ...]
-    is_weights: bool
+    has_no_keep: bool
     warnings: tuple[str, ...] = ()
     tuning: "Tuned | None" = None
     """Where every rule has its own best values of some fields: the budget that found them."""
@@ -249,6 +267,7 @@ def _row(line: str, place: str, is_cut: bool) -> Row:
         row = Row.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{place}: {one_line(error)}"[:400]) from None
+    row = row.model_copy(update={"experiment": {**DEFAULTS, **row.experiment}})
     for who in (*BASELINES, "trained"):
         for task, score in row.scores.get("trained", {}).items():
             n = len(row.items.get(who, {}).get(task, ()))
@@ -282,18 +301,23 @@ def make_tables(rows: Iterable[Row], tunings: Iterable[Tuned] = ()) -> list[Tabl
         for task in row.scores["trained"]:
             changes = canonical_json(regime_changes(row.experiment))
             groups[changes, row.experiment["pair"], task].append(row)
+    for (text, pair, task), group in groups.items():
+        changes = json.loads(text)
+        if changes.pop("keep", None) is not None:  # `full` has no schedule, yet is its reference
+            siblings = groups.get((canonical_json(changes), pair, task), [])
+            group += [row for row in siblings if row.experiment["selector"] == "full"]
     tables = []
     for (changes, pair, task), group in groups.items():
         group.sort(key=lambda row: row.run_id)
-        for is_weights in (False, True):
-            made = _table(pair, task, json.loads(changes), group, is_weights)
+        for has_no_keep in (False, True):
+            made = _table(pair, task, json.loads(changes), group, has_no_keep)
             tables += [made] if made else []
     for tuning in tunings:
         tables += _tuned_tables(rows, tuning)
     return sorted(
         tables,
         key=lambda t: (t.tuning is not None, _regime_order(t.changes), t.pair, t.task,
-                       t.is_weights),
+                       t.has_no_keep),
     )  # fmt: skip
 
 
@@ -313,8 +337,8 @@ def _tuned_tables(rows: Sequence[Row], tuning: Tuned) -> Iterator[Table]:
                     groups[canonical_json(changes), row.experiment["pair"], task].append(row)
     for (changes, pair, task), group in groups.items():
         group.sort(key=lambda row: row.run_id)
-        for is_weights in (False, True):
-            made = _table(pair, task, json.loads(changes), group, is_weights)
+        for has_no_keep in (False, True):
+            made = _table(pair, task, json.loads(changes), group, has_no_keep)
             if made:
                 yield replace(made, tuning=tuning)
 
@@ -328,10 +352,12 @@ def _training(experiment: Mapping[str, Any]) -> dict[str, Any]:
 def regime_changes(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that are not at Experiment's defaults; a field that a row lacks is at its default.
 
-    JSON values, in the order of Experiment's fields.
+    JSON values, in the order of Experiment's fields. A schedule of the budget is part of a regime:
+    its rules are compared with `random` under the same schedule.
     """
     names = [*DEFAULTS, *sorted(set(experiment) - set(DEFAULTS) - set(VARIES))]
-    return {
+    schedule = {"keep": experiment["keep"]} if isinstance(experiment.get("keep"), str) else {}
+    return schedule | {
         name: experiment[name]
         for name in names
         if name not in MEASURES
@@ -375,7 +401,7 @@ def _regime_order(changes: Mapping[str, Any]) -> tuple:
 
 
 def _table(
-    pair: str, task: str, changes: dict[str, Any], rows: Sequence[Row], is_weights: bool
+    pair: str, task: str, changes: dict[str, Any], rows: Sequence[Row], has_no_keep: bool
 ) -> Table | None:
     sizes = {len(row.items["trained"][task]): row.run_id for row in rows}
     if len(sizes) > 1:
@@ -384,23 +410,28 @@ def _table(
     arms: dict[tuple[str, str, float], list[Row]] = defaultdict(list)
     for row in rows:
         made_of = row.experiment
-        is_weight = row.effective_sample_size is not None
-        if is_weight == is_weights or made_of["selector"] == "full":
+        if row.has_no_keep == has_no_keep or made_of["selector"] == "full":
             params = _params(made_of["selector_params"])
-            arm = arms[made_of["selector"], params, made_of["keep"]]
+            arm = arms[made_of["selector"], params, row.keep]
             # The same training, run again to measure something else, is not another seed.
             if made_of["seed"] not in {run.experiment["seed"] for run in arm}:
                 arm.append(row)
     several = {s for s, n in Counter(s for s, _ in {(s, p) for s, p, _ in arms}).items() if n > 1}
     lines = [_arm(task, key, runs, key[0] in several) for key, runs in arms.items()]
-    if not any(line.selector != "full" for line in lines) and (is_weights or not lines):
+    if not any(line.selector != "full" for line in lines) and (has_no_keep or not lines):
         return None
     full = next((line for line in lines if line.selector == "full"), None)
     random = {line.keep: line for line in lines if line.selector == "random"}
     lines = _judged([_compared(line, full, random.get(line.keep)) for line in lines])
     lines.sort(key=lambda line: (line.selector != "full", line.keep, -line.accuracy, line.label))
     baselines, warnings = _baselines(task, rows)
-    return Table(pair, task, changes, (*baselines, *lines), is_weights, tuple(warnings))
+    warnings += [
+        f"Warning: {line.label} spent {spent:.3f} of keep {line.keep:g}: it left budget unspent"
+        for line in lines
+        if not has_no_keep
+        and (spent := line.mean_of(lambda run: run.realised_keep)) < 0.98 * line.keep
+    ]
+    return Table(pair, task, changes, (*baselines, *lines), has_no_keep, tuple(warnings))
 
 
 def _params(params: Mapping[str, Any]) -> str:
@@ -497,7 +528,7 @@ def overall(tables: Iterable[Table]) -> list[Ranks]:
     """Average ranks, for each task, regime and keep where several pairs have both references."""
     groups: dict[tuple, dict[str, Table]] = defaultdict(dict)
     for table in tables:
-        if not table.is_weights:
+        if not table.has_no_keep:
             groups[table.task, table.regime][table.pair] = table
     found = []
     for (task, _), by_pair in groups.items():
@@ -538,7 +569,7 @@ def k_groups(tables: Iterable[Table]) -> list[dict[int, Table]]:
     """Tables that differ in k alone, k -> table, where there are several."""
     groups: dict[str, dict[int, Table]] = defaultdict(dict)
     for table in tables:
-        if not table.is_weights and table.tuning is None:
+        if not table.has_no_keep and table.tuning is None:
             rest = {name: value for name, value in table.changes.items() if name != "k"}
             key = canonical_json([table.pair, table.task, rest])
             groups[key][table.changes.get("k", DEFAULTS["k"])] = table
@@ -565,7 +596,7 @@ def dials(tables: Iterable[Table]) -> list[Dial]:
     """Families of at least three pairs that state another number each, by task and regime."""
     groups: dict[tuple[str, str, str], dict[float, Table]] = defaultdict(dict)
     for table in tables:
-        if not table.is_weights and table.tuning is None and table.arms():
+        if not table.has_no_keep and table.tuning is None and table.arms():
             for fact, value in table.facts.items():
                 groups[fact, table.task, table.regime][value] = table
     return [

@@ -6,6 +6,7 @@ of N; log-probabilities are float32 over the shared vocabulary. Imports no sibli
 
 from collections.abc import Mapping
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "forward_kl": {},
     "jsd": {"beta": 0.5},
     "sampled_reverse_kl": {},
+    "skew_reverse_kl": {"alpha": 0.1},
+    "topk_reverse_kl": {"k": 16},
+    "topk_reverse_kl_tail": {"k": 16},
+    "topk_reverse_kl_clamped": {"k": 16},
+    "topk_forward_kl": {"k": 16},
+    "k2": {},
+    "eopd": {"threshold": 0.8, "k": 16},
+    "todi": {"beta": 1.0},
 }
 """Every objective with its parameters' defaults."""
 
@@ -28,16 +37,42 @@ def token_loss(
 ) -> Tensor:
     """loss_N of the named objective, float32, nats. Raises ValueError for an unknown one."""
     student_NV, teacher_NV = _log_softmax(student_logit_NV), _log_softmax(teacher_logit_NV).detach()
+    if objective not in DEFAULTS:
+        raise ValueError(f"objective: {objective!r} is not one of {', '.join(DEFAULTS)}")
+    settings: dict[str, Any] = {**DEFAULTS[objective], **(params or {})}
+    if "k" in settings:
+        settings["k"] = _count(settings["k"], student_NV.shape[-1])
     match objective:
         case "reverse_kl":
             return reverse_kl(student_NV, teacher_NV)
         case "forward_kl":
             return forward_kl(student_NV, teacher_NV)
         case "jsd":
-            return jsd(student_NV, teacher_NV, **{**DEFAULTS["jsd"], **(params or {})})
-        case "sampled_reverse_kl":
+            return jsd(student_NV, teacher_NV, **settings)
+        case "skew_reverse_kl":
+            return skew_reverse_kl(student_NV, teacher_NV, **settings)
+        case "topk_reverse_kl":
+            return topk_reverse_kl(student_NV, teacher_NV, **settings)
+        case "topk_reverse_kl_tail":
+            return topk_reverse_kl_tail(student_NV, teacher_NV, **settings)
+        case "topk_reverse_kl_clamped":
+            return topk_reverse_kl_clamped(student_NV, teacher_NV, **settings)
+        case "topk_forward_kl":
+            return topk_forward_kl(student_NV, teacher_NV, **settings)
+        case "k2":
+            return k2(student_NV, teacher_NV, token_N)
+        case "eopd":
+            return eopd(student_NV, teacher_NV, token_N, **settings)
+        case "todi":
+            return todi(student_NV, teacher_NV, **settings)
+        case _:
             return sampled_reverse_kl(student_NV, teacher_NV, token_N)
-    raise ValueError(f"objective: {objective!r} is not one of {', '.join(DEFAULTS)}")
+
+
+def _count(k: float, vocabulary: int) -> int:
+    if not 1 <= k <= vocabulary:
+        raise ValueError(f"objective_params: k={k:g} is not accepted: 1 to {vocabulary}")
+    return int(k)
 
 
 def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
@@ -67,6 +102,103 @@ def sampled_reverse_kl(student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor) 
     student_N = student_NV.gather(-1, token_N[:, None])[:, 0]
     teacher_N = teacher_NV.gather(-1, token_N[:, None])[:, 0]
     return -(teacher_N - student_N).detach() * student_N
+
+
+def skew_reverse_kl(student_NV: Tensor, teacher_NV: Tensor, alpha: float) -> Tensor:
+    """KL(p‖m), m = α p + (1-α) q, 0 < α < 1. Source: arXiv 2402.03898 (DistiLLM)."""
+    mixture_NV = torch.logaddexp(student_NV + log(alpha), teacher_NV + log(1 - alpha))
+    return torch.linalg.vecdot(student_NV.exp(), student_NV - mixture_NV)
+
+
+def topk_reverse_kl(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tensor:
+    """KL of the conditionals on S: Σ_S p(v|S) [log p(v|S) - log q(v|S)], S the student's top K.
+
+    S is a fixed set: no gradient goes through the choice of its members.
+    """
+    student_NK, teacher_NK = _on_student_topk(student_NV, teacher_NV, k)
+    student_NK = student_NK - student_NK.logsumexp(-1, keepdim=True)
+    teacher_NK = teacher_NK - teacher_NK.logsumexp(-1, keepdim=True)
+    return torch.linalg.vecdot(student_NK.exp(), student_NK - teacher_NK)
+
+
+def topk_reverse_kl_tail(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tensor:
+    """Σ_S p [log p - log q] + (1-P_S) [log(1-P_S) - log(1-C)]: all else is one more bucket.
+
+    P_S = Σ_S p, C = Σ_S q. A bucket whose mass is lost to rounding counts as 1e-9.
+    """
+    student_NK, teacher_NK = _on_student_topk(student_NV, teacher_NV, k)
+    inside_N = torch.linalg.vecdot(student_NK.exp(), student_NK - teacher_NK)
+    if k == student_NV.shape[-1]:
+        return inside_N
+    tail_N, teacher_tail_N = _tail(student_NK), _tail(teacher_NK)
+    return inside_N + tail_N * (tail_N.log() - teacher_tail_N.log())
+
+
+def topk_reverse_kl_clamped(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tensor:
+    """max(0, Σ_S p [log p - log q]): the part of KL(p‖q) on S, which alone may be negative.
+
+    Our reading of "clamped": where the sum is negative, loss and gradient are 0. It is not
+    stationary at p = q: its gradient there still lowers P_S.
+    """
+    student_NK, teacher_NK = _on_student_topk(student_NV, teacher_NV, k)
+    return torch.linalg.vecdot(student_NK.exp(), student_NK - teacher_NK).clamp(min=0)
+
+
+def topk_forward_kl(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tensor:
+    """Σ_T q(v|T) [log q(v|T) - log p(v)], T the teacher's top K; the student is not renormalised.
+
+    So its gradient also draws mass into T, as that of KL(q‖p) does. Source: arXiv 2603.07079.
+    """
+    teacher_NK, id_NK = teacher_NV.topk(k, -1)
+    teacher_NK = teacher_NK - teacher_NK.logsumexp(-1, keepdim=True)
+    return torch.linalg.vecdot(teacher_NK.exp(), teacher_NK - student_NV.gather(-1, id_NK))
+
+
+def k2(student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor) -> Tensor:
+    """½Δ², Δ = log q(y) - log p(y), whose mean gradient over y ~ p is that of KL(p‖q).
+
+    Source: arXiv 2608.25643.
+    """
+    student_N = student_NV.gather(-1, token_N[:, None])[:, 0]
+    teacher_N = teacher_NV.gather(-1, token_N[:, None])[:, 0]
+    return 0.5 * (teacher_N - student_N).square()
+
+
+def eopd(
+    student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, threshold: float, k: int
+) -> Tensor:
+    """sampled_reverse_kl + 1[H(q) > threshold]·topk_forward_kl, threshold in nats.
+
+    Source: arXiv 2603.07079.
+    """
+    entropy_N = -torch.linalg.vecdot(teacher_NV.exp(), teacher_NV)
+    forward_N = topk_forward_kl(student_NV, teacher_NV, k)
+    sampled_N = sampled_reverse_kl(student_NV, teacher_NV, token_N)
+    return sampled_N + torch.where(entropy_N > threshold, forward_N, 0)
+
+
+def todi(student_NV: Tensor, teacher_NV: Tensor, beta: float) -> Tensor:
+    """Σ_v a q [log q - log p] + (1-a) p [log p - log q], a = sg σ(β (log q(v) - log p(v))).
+
+    Forward where the student gives a token too little, reverse where it gives it too much.
+    Source: arXiv 2505.16297 (β = 1).
+    """
+    ratio_NV = teacher_NV - student_NV
+    weight_NV = torch.sigmoid(beta * ratio_NV).detach()
+    forward_N = torch.linalg.vecdot(weight_NV * teacher_NV.exp(), ratio_NV)
+    reverse_N = torch.linalg.vecdot((1 - weight_NV) * student_NV.exp(), ratio_NV)
+    return forward_N - reverse_N
+
+
+def _on_student_topk(student_NV: Tensor, teacher_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(log p, log q) on the student's top K, (N, K)."""
+    id_NK = student_NV.detach().topk(k, -1).indices
+    return student_NV.gather(-1, id_NK), teacher_NV.gather(-1, id_NK)
+
+
+def _tail(logprob_NK: Tensor) -> Tensor:
+    """1 - Σ exp, at least 1e-9."""
+    return (1 - logprob_NK.exp().sum(-1)).clamp(min=1e-9)
 
 
 def _log_softmax(logit_NV: Tensor) -> Tensor:

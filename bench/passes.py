@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from bench.models import Vocabulary
 from bench.objectives import token_loss
 from bench.rollout import Rollout
-from bench.signals import STUDENT_ONLY, chunk_signals
+from bench.signals import STUDENT_ONLY, chunk_signals, log_softmax
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,21 @@ def score_rollout(
     values = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
     seconds = {"teacher": middle - start, "score": perf_counter() - middle}
     return Scored(values, teacher_ND, seconds)
+
+
+def sampled_logprob(
+    model: PreTrainedModel, rollout: Rollout, vocabulary: Vocabulary, settings: PassSettings
+) -> Tensor:
+    """log-probability of each sampled token under one model, float32 (N,), row-major."""
+    with torch.no_grad():
+        hidden_ND = hidden_states(model, rollout, rollout.mask_BT, settings)
+        token_N1 = rollout.token_BT[rollout.mask_BT][:, None]
+        pieces = [
+            log_softmax(head_logits(model, hidden_ND[piece], vocabulary))
+            .gather(-1, token_N1[piece])[:, 0]
+            for piece in _chunks(token_N1.shape[0], settings.positions(vocabulary.size))
+        ]  # fmt: skip
+    return torch.cat(pieces)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 Only tokens under the mask count; values off the mask come back as 0. Imports no sibling.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -57,3 +59,44 @@ def percentile_rank(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
         else rank_N.double() + NEUTRAL
     )
     return rank_BT.to(x_BT.dtype)
+
+
+def rank_from_best(x_BT: Tensor, mask_BT: Tensor, tie_BT: Tensor) -> Tensor:
+    """1 for the highest score, 2 for the next ...; float32, +inf for -inf and off the mask.
+
+    Equal scores are ordered by `tie_BT`, lowest first.
+    """
+    eligible_BT = mask_BT & (x_BT > -torch.inf)
+    by_tie_N = tie_BT[eligible_BT].argsort(stable=True)
+    x_N = x_BT[eligible_BT]
+    order_N = by_tie_N[x_N[by_tie_N].argsort(descending=True, stable=True)]
+    rank_N = torch.empty(x_N.shape, dtype=torch.float32, device=x_N.device)
+    rank_N[order_N] = torch.arange(1, x_N.numel() + 1, dtype=torch.float32, device=x_N.device)
+    rank_BT = torch.full(x_BT.shape, torch.inf, device=x_BT.device)
+    rank_BT[eligible_BT] = rank_N
+    return rank_BT
+
+
+def zscore(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """(x - mean)/sd, population sd; 0 everywhere where the sd is under SMALLEST_RANGE."""
+    value_N = x_BT[mask_BT].double()
+    if not value_N.numel():
+        return torch.zeros_like(x_BT)
+    mean, sd = float(value_N.mean()), float(value_N.std(correction=0))
+    if sd < SMALLEST_RANGE:
+        return torch.zeros_like(x_BT)
+    return ((x_BT - mean) / sd).masked_fill(~mask_BT, 0)
+
+
+def _zscore_in_unit(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    return torch.special.ndtr(zscore(x_BT, mask_BT)).masked_fill(~mask_BT, 0)
+
+
+UNIT_NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "q05": norm_q05,
+    "minmax": norm_minmax,
+    "rank": percentile_rank,
+    "zscore": _zscore_in_unit,
+}
+"""Normalisations onto [0, 1], by name. `zscore` goes through the normal distribution function: the
+product of two negative z-scores would be high."""

@@ -2,7 +2,7 @@
 
 Rules are found in every module of `token_selectors` (the folder `selectors/`), then in the entry
 points of group `opd_bench.selectors`. `pkg.module:function` and `path/file.py:function` need no
-registration.
+registration. An expression, `soft_or(entropy, teachability)`, joins rules under no name of its own.
 """
 
 import hashlib
@@ -10,163 +10,28 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from bench.combine import COMBINATIONS
 from bench.config import ConfigError, unknown_name
+from bench.expression import build
+from bench.grammar import is_expression, parse
+from bench.population import UNIT_NORMS
+from bench.rule import Choices, Kind, Rule, Selector, SelectorError
+from bench.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from bench.signals import TokenSignals
-
-Kind = Literal["score", "weight"]
-Rule = Callable[..., "Tensor"]
+NORMS: dict[str, tuple[str, ...]] = dict.fromkeys(UNIT_NORMS, ())
+"""The choices of a parameter `norm`: none needs a signal of its own."""
 
 ENTRY_POINT_GROUP = "opd_bench.selectors"
-
-
-class SelectorError(ConfigError):
-    """A selector that cannot be loaded, or that broke its contract: the message names it."""
-
-
-@dataclass(frozen=True)
-class Selector:
-    """A rule with its parameters bound: TokenSignals -> score_BT, float (B, T), higher is kept."""
-
-    name: str
-    rule: Rule
-    needs: tuple[str, ...] = ()
-    kind: Kind = "score"
-    abstains: bool = False
-    reads_sampled_token: bool = False
-    keep: float | None = None
-    """The budget that the rule always spends (`full`), or None where `keep` is the user's."""
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self, signals: "TokenSignals") -> "Tensor":
-        """score_BT, or weight_BT >= 0 for kind "weight". Raises SelectorError naming the rule."""
-        import torch
-
-        absent = [name for name in self.needs if getattr(signals, name) is None]
-        if absent:
-            raise SelectorError(f"selector {self.name!r} needs {', '.join(absent)}: not computed")
-        with torch.no_grad():
-            try:
-                score_BT = self.rule(signals.only(self.needs), **self.params)
-            except Exception as error:  # a user's rule may raise anything; the message names it
-                raise SelectorError(
-                    f"selector {self.name!r} failed: {type(error).__name__}: {error} (it may read "
-                    f"only what it declares: {', '.join(self.needs) or 'no signal'})"
-                ) from error
-        self._check(score_BT, signals.mask_BT)
-        return score_BT
-
-    def _check(self, score_BT: Any, mask_BT: "Tensor") -> None:
-        import torch
-
-        if not isinstance(score_BT, torch.Tensor):
-            raise SelectorError(
-                f"selector {self.name!r} returned {type(score_BT).__name__}, not a tensor"
-            )
-        if score_BT.shape != mask_BT.shape or not score_BT.is_floating_point():
-            raise SelectorError(
-                f"selector {self.name!r} returned {score_BT.dtype} {tuple(score_BT.shape)}, "
-                f"not float {tuple(mask_BT.shape)}"
-            )
-        under_N = score_BT[mask_BT]
-        if bool(under_N.isnan().any()):
-            raise SelectorError(
-                f"selector {self.name!r} returned {int(under_N.isnan().sum())} NaN "
-                f"of {under_N.numel()} scores"
-            )
-        if self.kind == "weight" and bool(((under_N < 0) | under_N.isinf()).any()):
-            raise SelectorError(f"selector {self.name!r} returned negative or infinite weights")
-
-    @property
-    def summary(self) -> str:
-        """The first paragraph of the docstring: what is kept."""
-        return (inspect.getdoc(self.rule) or "").split("\n\n")[0].replace("\n", " ")
-
-    @property
-    def source(self) -> str:
-        """What the docstring's `Source:` line names."""
-        found = re.search(r"^Source: (.+?)\.?$", inspect.getdoc(self.rule) or "", re.MULTILINE)
-        return found.group(1) if found else ""
-
-    def parameters(self) -> dict[str, Any]:
-        """Every parameter with its default."""
-        return {
-            name: parameter.default
-            for name, parameter in list(inspect.signature(self.rule).parameters.items())[1:]
-        }
-
-    def code_sha256(self) -> str:
-        """Hash of the file that a user's rule lives in, or of a built-in rule's own source."""
-        path = inspect.getsourcefile(self.rule)
-        if path and not self.rule.__module__.startswith("token_selectors."):
-            return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        return hashlib.sha256(_code(self.rule).encode()).hexdigest()
-
-    def bind(self, params: Mapping[str, Any]) -> "Selector":
-        """The same rule with parameters. Raises ConfigError for an unknown one or a wrong type."""
-        known = self.parameters()
-        bound = {}
-        for name, value in params.items():
-            if name not in known:
-                takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
-                raise ConfigError(
-                    f"selector_params: {name!r} is not a parameter of {self.name!r}; {takes}"
-                )
-            bound[name] = _as_type_of(known[name], value, f"selector_params: {name}")
-        missing = [n for n, d in known.items() if d is inspect.Parameter.empty and n not in bound]
-        if missing:
-            raise ConfigError(f"selector_params: {self.name!r} needs {', '.join(missing)}")
-        return replace(self, params={**known, **bound})
-
-
-def _code(rule: Rule) -> str:
-    """A function's source without its docstring, comments or layout."""
-    import ast
-    import textwrap
-
-    tree = ast.parse(textwrap.dedent(inspect.getsource(rule)))
-    function = tree.body[0]
-    if isinstance(function, ast.FunctionDef) and ast.get_docstring(function) is not None:
-        function.body = function.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-def _as_type_of(default: Any, value: Any, name: str) -> Any:
-    """`value` in the type of the parameter's default; a flag on the command line is text."""
-    if default is inspect.Parameter.empty or default is None or isinstance(value, type(default)):
-        return value
-    wanted = type(default)
-    accepted = {
-        bool: {"true": True, "false": False}.get(str(value).lower()),
-        float: _number(value, float),
-        int: _number(value, int),
-        str: str(value),
-    }
-    result = accepted.get(wanted)
-    if result is None:
-        raise ConfigError(f"{name}: {value!r} is not accepted: {wanted.__name__}")
-    return result
-
-
-def _number(value: Any, kind: type) -> Any:
-    try:
-        return kind(value) if not (kind is int and isinstance(value, float)) else None
-    except (TypeError, ValueError):
-        return None
 
 
 _REGISTRY: dict[str, Selector] = {}
@@ -182,6 +47,9 @@ def selector(
     abstains: bool = False,
     reads_sampled_token: bool = False,
     keep: float | None = None,
+    choices: Choices | None = None,
+    state: Any = None,
+    sets_keep: bool = False,
 ) -> Callable[[Rule], Rule]:
     """File a function from TokenSignals to score_BT under `name`.
 
@@ -192,17 +60,23 @@ def selector(
     reads_sampled_token
                    its score depends on the sampled token itself, which biases the gradient of a
                    sampled objective.
-    keep           the budget it always spends, for rules that have no choice.
+    keep           the budget it always spends, for rules that have no choice. With `abstains`, 1.0
+                   means that the rule decides by itself what is kept.
+    choices        parameters that are words: each accepted value with the signals it alone needs.
+    state          what its memory holds before the first step, plain values and tensors. Such a
+                   rule is `rule(signals, state, ...) -> (score_BT, state)`.
+    sets_keep      the rule puts the budget of the step in its state, under "keep".
 
     Raises SelectorError when the name is taken by another function, or a need is no signal.
     """
-    from bench.signals import SIGNAL_NAMES
-
     if isinstance(needs, str):
         raise SelectorError(f"selector {name!r}: needs: {needs!r} is text, not a tuple of names")
-    for need in needs:
-        if need not in SIGNAL_NAMES:
-            raise unknown_name(f"selector {name!r}: needs", need, SIGNAL_NAMES)
+    chosen = [need for values in (choices or {}).values() for n in values.values() for need in n]
+    for need in (*needs, *chosen):
+        if need not in (*SIGNAL_NAMES, *EXTRA_SIGNALS):
+            raise unknown_name(f"selector {name!r}: needs", need, (*SIGNAL_NAMES, *EXTRA_SIGNALS))
+    if _filing is _REGISTRY and name in COMBINATIONS:
+        raise SelectorError(f"selector {name!r}: the name is a word of selector expressions")
 
     def file(rule: Rule) -> Rule:
         taken = _filing.get(name)
@@ -211,12 +85,32 @@ def selector(
                 f"selector {name!r} is registered twice: in {taken.rule.__module__} "
                 f"and in {rule.__module__}"
             )
-        found = Selector(name, rule, tuple(needs), kind, abstains, reads_sampled_token, keep)
+        found = Selector(
+            name, rule, tuple(needs), kind, abstains, reads_sampled_token, keep,
+            choices or {}, state, sets_keep,
+        )  # fmt: skip
         _filing[name] = found
         rule.__dict__["selector"] = found
         return rule
 
     return file
+
+
+def norm_parameter(default: str, *rules: Rule) -> None:
+    """Give filed rules a parameter `norm` that replaces the normalisation inside them.
+
+    default      what the rules have: "q05" (signals.norm_q05) or "minmax" (signals.norm_minmax).
+
+    A rule at its default is the same rule as before, with the same parameters and run ids.
+    """
+    for rule in rules:
+        filed = rule.__dict__["selector"]
+        found = replace(
+            filed,
+            own_norm=default,
+            choices={**filed.choices, "norm": dict.fromkeys(UNIT_NORMS, ())},
+        )
+        _filing[found.name] = rule.__dict__["selector"] = found
 
 
 def _same_place(one: Rule, other: Rule) -> bool:
@@ -253,16 +147,27 @@ def selector_names() -> list[str]:
 
 
 def get_selector(name: str, **params: Any) -> Selector:
-    """The selector of this name, `module:function` or `file.py:function`, with its parameters.
+    """The selector of this name, place or expression, with its parameters and a fresh memory.
 
-    Raises ConfigError for an unknown name (with the nearest one) or parameter, and SelectorError
-    for a file or module that does not load.
+    name     a registered name; `module:function` or `file.py:function`; or an expression of these,
+             as `soft_or(entropy, teachability)`. Parameters belong to the outermost word.
+
+    Raises ConfigError for an unknown name (with the nearest one) or parameter, for an expression
+    that cannot be read (pointing at the place), and SelectorError for a file or module that does
+    not load.
     """
+    if is_expression(name):
+        return build(parse(name), name, _find, params)
+    return replace(_find(name).bind(params), reference=name)
+
+
+def _find(name: str) -> Selector:
+    """A registered rule or one named by its place, unbound."""
     _discover()
     found = _load(name) if ":" in name else _REGISTRY.get(name)
     if found is None:
         raise unknown_name("selector", name, _REGISTRY)
-    return found.bind(params)
+    return found
 
 
 def _load(name: str) -> Selector:

@@ -42,6 +42,8 @@ class Rollout:
     prompt_length_B: Tensor
     row_key_B: tuple[str, ...]
     """Prompt id and sample: names the response in every keyed random number."""
+    length_B: tuple[int, ...]
+    """Tokens of each response, the stop token among them even where the mask leaves it out."""
 
 
 class KeyedSampler(LogitsProcessor):
@@ -186,4 +188,5 @@ def _assemble(
         sequence_BL=sequence_BL,
         prompt_length_B=torch.tensor([len(ids) for ids in prompt_tokens], device=device),
         row_key_B=tuple(keys),
+        length_B=tuple(lengths),
     )

@@ -1,15 +1,19 @@
 """Records and lists as tables for a person to read. Prints only."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from bench.config import Runtime, rows_file
+from bench.keep import keep_name
 from bench.records import RunRecord
 from bench.registry import Selector
+
+if TYPE_CHECKING:
+    from bench.contract import Finding
 
 WHO = ("untrained", "trained", "teacher")
 PHASES = {
@@ -33,8 +37,8 @@ def print_record(record: RunRecord) -> None:
     """The run's verdict: accuracies, tokens, seconds, memory and where everything is."""
     out, experiment = console(), record.experiment
     title = (
-        f"{experiment['selector']} at keep {experiment['keep']:g} on {experiment['pair']}, "
-        f"seed {experiment['seed']}, {experiment['steps']} steps"
+        f"{experiment['selector']} at keep {keep_name(experiment['keep'])} on "
+        f"{experiment['pair']}, seed {experiment['seed']}, {experiment['steps']} steps"
     )
     out.print(score_table(title, {who: record.scores[who] for who in WHO}))
     facts = Table(show_header=False, box=None, pad_edge=False)
@@ -102,16 +106,27 @@ def print_selectors(rows: Sequence[Mapping[str, Any]]) -> None:
     console().print(table)
 
 
+def print_findings(name: str, findings: "Sequence[Finding]") -> None:
+    """What a rule keeps of the contract, and how it breaks the rest."""
+    table = Table("", "promise", title=escape(name), title_justify="left")
+    for finding in findings:
+        told = f"[bold]{escape(finding.broken)}[/bold]" if finding.broken else ""
+        verdict = "[red]broken[/red]" if finding.broken else "kept"
+        table.add_row(verdict, escape(finding.promise) + (f"\n{told}" if told else ""))
+    console().print(table)
+
+
 def selector_page(selector: Selector) -> dict[str, Any]:
     """Everything `bench selectors show` says."""
     import inspect
 
     parameters = selector.parameters()
-    example = f"bench run --selector {selector.name}"
+    shown = f"'{selector.reference}'" if selector.parts else selector.name
+    example = f"bench run --selector {shown}"
     if parameters:
         name, default = next(iter(parameters.items()))
         example += f" --selector-params {name}={default}"
-    if selector.keep is None and selector.kind == "score":
+    if selector.keep is None and selector.kind == "score" and not selector.sets_keep:
         example += " --keep 0.05"
     return {
         "name": selector.name,
@@ -123,6 +138,9 @@ def selector_page(selector: Selector) -> dict[str, Any]:
         "parameters": parameters,
         "reads_sampled_token": selector.reads_sampled_token,
         "abstains": selector.abstains,
+        "formula": selector.formula,
+        "cost": selector.cost,
+        "deviations": selector.deviations,
         "example": example,
     }
 
@@ -133,6 +151,7 @@ def print_selector(selector: Selector) -> None:
     out.print(escape(page["docstring"]), highlight=False)
     out.print(f"\nneeds       {', '.join(page['needs']) or 'nothing'}", highlight=False)
     named = ", ".join(f"{name}={default!r}" for name, default in page["parameters"].items())
+    out.print(f"cost        {page['cost']}", highlight=False)
     out.print(f"parameters  {escape(named) or 'none'}", highlight=False)
     out.print(f"example     {escape(page['example'])}", highlight=False)
 
@@ -149,7 +168,7 @@ def print_dry_run(found: Mapping[str, Any]) -> None:
     for trial in found["trials"]:
         table.add_row(
             trial["run_id"], trial["state"], escape(trial["pair"]), escape(trial["selector"]),
-            f"{trial['keep']:g}", str(trial["seed"]),
+            keep_name(trial['keep']), str(trial["seed"]),
         )  # fmt: skip
     console().print(table)
     left = found["seconds_left"]

@@ -97,9 +97,9 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 
 def table_sheet(table: Table) -> Sheet:
-    kind = ", rules that weight every token" if table.is_weights else ""
+    kind = ", rules without a keep to match" if table.has_no_keep else ""
     header, rows = HEADER, [_cells(line) for line in table.lines]
-    if table.is_weights:  # no keep to match, so no `random` to compare with
+    if table.has_no_keep:  # no keep to match, so no `random` to compare with
         header = tuple("effective tokens" if n == "keep" else n for n in header)
         sizes = [line.effective_sample_size for line in table.lines]
         rows = [(row[0], NONE if size is None else f"{size:,.0f}", *row[2:])
@@ -139,7 +139,7 @@ def _notes(table: Table) -> list[str]:
                        for line in table.arms() for run in line.runs}, key=str)  # fmt: skip
     notes.append(f"Ran on: {'; '.join(f'{d} (threads: {n})' for d, n in machines)}.")
     missing = [] if table.arms("full") else ["no `full` run: no difference from it"]
-    if not table.is_weights:
+    if not table.has_no_keep:
         keeps = {line.keep for line in table.arms() if line.selector != "full"}
         keeps -= {line.keep for line in table.arms("random")}
         missing += [f"no `random` run at keep {keep:g}" for keep in sorted(keeps)]
@@ -319,7 +319,7 @@ def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
             names |= set(reported["ours"])
             keeps |= set() if keep is None else {keep}
     for table in tables:
-        if is_main(table) and not table.is_weights:
+        if is_main(table) and not table.has_no_keep:
             for line in table.arms():
                 if line.selector in names and line.keep in keeps:
                     rows.append((
@@ -340,7 +340,7 @@ def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
 
 def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
     """The rules of HEADLINE at one keep, a pair a column, in the first regime that has them."""
-    scored = [table for table in tables if not table.is_weights and table.arms()]
+    scored = [table for table in tables if not table.has_no_keep and table.arms()]
     if not scored:
         return None
     first = scored[0]
@@ -460,10 +460,19 @@ def records(tables: Iterable[Table]) -> list[dict[str, Any]]:
     return [_record(table, line) for table in tables for line in table.lines]
 
 
+def _kind(line: Line, table: Table) -> str:
+    """baseline | score | weight | own budget."""
+    if not line.runs:
+        return "baseline"
+    if not table.has_no_keep or line.selector == "full":
+        return "score"
+    return "own budget" if line.effective_sample_size is None else "weight"
+
+
 def _record(table: Table, line: Line) -> dict[str, Any]:
     record: dict[str, Any] = {
         "pair": table.pair, "task": table.task, "regime": table.regime,
-        "kind": "baseline" if not line.runs else "weight" if table.is_weights else "score",
+        "kind": _kind(line, table),
         "selector": line.selector or line.label, "params": line.params,
         "keep": line.keep if line.runs else None,
         "seeds": len(line.runs) or None, "items": table.items, "accuracy": line.accuracy,

@@ -5,9 +5,9 @@ Everything is float32, without gradient, in nats, and computed position by posit
 positions gives `[N]` or `[N, K]` statistics, so no (B, T, V) tensor is ever needed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import cast
 
 import torch
@@ -74,6 +74,17 @@ class TokenSignals:
     student_mass_on_student_topk_BT: Tensor = _ABSENT
     """P_S = Σ_S p, in [0, 1] up to rounding."""
 
+    reference_logprob_BT: Tensor = _ABSENT
+    """log q_ref(y) under a third model: `Experiment.reference`."""
+    counterfactual_logprob_BT: Tensor = _ABSENT
+    """log p(y) of the student when every number in the prompt is another one."""
+    gain_BT: Tensor = _ABSENT
+    """KL(q‖p) before minus after one full-token update that is undone again."""
+    reward_B: Tensor = _ABSENT
+    """float32 (B,): 1 where the response's answer is right, else 0."""
+    group_B: Tensor = _ABSENT
+    """int64 (B,): responses to one prompt share a number."""
+
     def norm_q05(self, x_BT: Tensor) -> Tensor:
         """x clipped to its 5 % and 95 % quantiles and scaled to [0, 1], over the sampled tokens."""
         return population.norm_q05(x_BT, self.mask_BT)
@@ -86,17 +97,48 @@ class TokenSignals:
         """Rank of x in [0, 1] among the sampled tokens, ties averaged."""
         return population.percentile_rank(x_BT, self.mask_BT)
 
+    def zscore(self, x_BT: Tensor) -> Tensor:
+        """(x - mean)/sd over the sampled tokens."""
+        return population.zscore(x_BT, self.mask_BT)
+
+    def rank_from_best(self, x_BT: Tensor) -> Tensor:
+        """1 for the highest x, 2 for the next ..., ties by the keyed uniform number; +inf off."""
+        return population.rank_from_best(x_BT, self.mask_BT, self.uniform_BT)
+
+    def quantile(self, x_BT: Tensor, probability: float) -> float:
+        """A quantile over the sampled tokens, linear interpolation."""
+        return population.quantiles(x_BT, self.mask_BT, probability)[0]
+
+    def normalised(self, x_BT: Tensor, norm: str) -> Tensor:
+        """x in [0, 1] by the named normalisation: one of population.UNIT_NORMS."""
+        return population.UNIT_NORMS[norm](x_BT, self.mask_BT)
+
+    def renormalised(self, norm: str) -> "TokenSignals":
+        """The same signals, for a rule whose norm_q05 or norm_minmax shall be another one."""
+        return _renormalised(type(self), norm)(**vars(self))
+
     def only(self, names: Iterable[str]) -> "TokenSignals":
         """The same signals with all but the named ones absent."""
-        keep = {*BASE_SIGNALS, *names}
+        keep = set(names)
         return replace(
-            self, **{name: _ABSENT for name in (*BASE_SIGNALS, *_FORMULAS) if name not in keep}
+            self, **{name: _ABSENT for name in (*_FORMULAS, *EXTRA_SIGNALS) if name not in keep}
         )
 
     def computed(self) -> dict[str, Tensor]:
         """The signals that were asked for, by name."""
-        found = {name: getattr(self, name) for name in _FORMULAS}
+        found = {name: getattr(self, name) for name in (*_FORMULAS, *EXTRA_SIGNALS)}
         return {name: value for name, value in found.items() if value is not None}
+
+
+@cache
+def _renormalised(kind: type[TokenSignals], norm: str) -> type[TokenSignals]:
+    class Renormalised(kind):
+        def norm_q05(self, x_BT: Tensor) -> Tensor:
+            return self.normalised(x_BT, norm)
+
+        norm_minmax = norm_q05
+
+    return Renormalised
 
 
 class Chunk:
@@ -195,10 +237,19 @@ _FORMULAS: dict[str, Callable[[Chunk], Tensor]] = {
 }
 
 SIGNAL_NAMES: tuple[str, ...] = tuple(_FORMULAS)
-"""The signals a selector may declare in `needs`."""
+"""The signals of the two models' logits that a selector may declare in `needs`."""
+
+EXTRA_SIGNALS: tuple[str, ...] = (
+    "reference_logprob_BT",
+    "counterfactual_logprob_BT",
+    "gain_BT",
+    "reward_B",
+    "group_B",
+)
+"""Signals of other passes and of the answers, which the engine gives only when a rule asks."""
 
 BASE_SIGNALS: tuple[str, ...] = tuple(
-    field.name for field in fields(TokenSignals) if field.name not in _FORMULAS
+    field.name for field in fields(TokenSignals) if field.name not in {*_FORMULAS, *EXTRA_SIGNALS}
 )
 """The fields every selector has without declaring them."""
 
@@ -245,10 +296,16 @@ def base_signals(
     )
 
 
-def with_signals(base: TokenSignals, values: dict[str, Tensor]) -> TokenSignals:
-    """`base` with the signals of its N masked tokens, in row-major order, put back in (B, T)."""
+def with_signals(base: TokenSignals, values: Mapping[str, Tensor]) -> TokenSignals:
+    """`base` with the signals of its N masked tokens, in row-major order, put back in (B, T).
+
+    Signals of whole responses, (B,), are taken as they are.
+    """
     spread = {}
     for name, value_N in values.items():
+        if name.endswith("_B"):
+            spread[name] = value_N
+            continue
         full_BT = value_N.new_zeros((*base.mask_BT.shape, *value_N.shape[1:]))
         full_BT[base.mask_BT] = value_N
         spread[name] = full_BT
@@ -265,6 +322,7 @@ def signals_from_logits(
     seed: int = 0,
     step: int = 0,
     row_key_B: RowKeys | None = None,
+    extra: Mapping[str, Tensor] | None = None,
 ) -> TokenSignals:
     """All signals from dense logits, for tests, notebooks and one's own trainer.
 
@@ -274,6 +332,7 @@ def signals_from_logits(
     token_BT     int64 (B, T).  mask_BT: bool (B, T), True where the student sampled the token.
     k            size of the top-K sets.
     row_key_B    one key per response; the row number when not given.
+    extra        any of EXTRA_SIGNALS, (B, T) or (B,), for the rules that need them.
 
     Raises ValueError for shapes or dtypes that do not fit.
     """
@@ -293,4 +352,11 @@ def signals_from_logits(
     values = chunk_signals(
         student_logits_BTV[mask_BT], teacher_logits_BTV[mask_BT], token_BT[mask_BT], SIGNAL_NAMES, k
     )
+    for name, value in (extra or {}).items():
+        if name not in EXTRA_SIGNALS:
+            raise ValueError(f"extra: {name!r} is not one of {', '.join(EXTRA_SIGNALS)}")
+        expected = mask_BT.shape[: 1 if name.endswith("_B") else 2]
+        if value.shape != expected:
+            raise ValueError(f"extra: {name} {tuple(value.shape)} is not {tuple(expected)}")
+        values[name] = value if name.endswith("_B") else value[mask_BT]
     return with_signals(base, values)

@@ -181,7 +181,7 @@ def read_sweep(path: Path, runtime: Runtime) -> Sweep:
 def _experiment(values: Mapping[str, Value], preset: str | None) -> Experiment:
     """One point. A rule whose budget is fixed (`full`, weights) leaves the grid's keep out."""
     selector = get_selector(values["selector"], **values.get("selector_params", {}))
-    if selector.keep is not None or selector.kind == "weight":
+    if selector.keep is not None or selector.sets_keep or selector.kind == "weight":
         values = {name: value for name, value in values.items() if name != "keep"}
     return experiment_from(values, preset)
 

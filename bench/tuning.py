@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.config import ConfigError, Experiment, Runtime, Stopped, rows_file
+from bench.keep import keep_name
 from bench.launch import execute
 from bench.plan import make_plan, slug
 from bench.records import digest8, write_json
@@ -71,7 +72,7 @@ def cells(sweep: Sweep) -> dict[str, Cell]:
 def cell_name(experiment: Experiment) -> str:
     """The same for all seeds of a point."""
     values = {k: v for k, v in experiment.model_dump(mode="json").items() if k != "seed"}
-    return f"{slug(experiment.selector)}-keep{experiment.keep:g}-{digest8(values)}"
+    return f"{slug(experiment.selector)}-keep{slug(keep_name(experiment.keep))}-{digest8(values)}"
 
 
 def tuned_on(experiment: Experiment, tuning: Tuning) -> Experiment:

@@ -11,6 +11,8 @@ from bench.signals import TokenSignals
 def full(signals: TokenSignals) -> Tensor:
     """Keep every sampled token: plain on-policy distillation.
 
+    Formula: 1
+
     Source: arXiv 2306.13649.
     """
     return torch.ones_like(signals.uniform_BT)
@@ -19,6 +21,8 @@ def full(signals: TokenSignals) -> Tensor:
 @selector("random")
 def random(signals: TokenSignals) -> Tensor:
     """Keep tokens at random, each with the same chance.
+
+    Formula: u, uniform in [0, 1)
 
     Source: control of this project, keyed by (seed, step, response, position).
     """
@@ -31,6 +35,8 @@ def random_stratified(signals: TokenSignals) -> Tensor:
 
     Each response's tokens are ordered at random; the r-th of n gets quantile (r + jitter)/n, one
     jitter a response, so a budget over the batch takes its share of each, rounded up or down.
+
+    Formula: -(r + jitter)/n, r the random rank in the response
 
     Source: control of this project.
     """
@@ -45,6 +51,8 @@ def random_stratified(signals: TokenSignals) -> Tensor:
 def first(signals: TokenSignals) -> Tensor:
     """Keep the earliest positions of the responses.
 
+    Formula: -t
+
     Source: arXiv 2602.15260; 2605.27028.
     """
     return -signals.position_BT.float()
@@ -54,7 +62,44 @@ def first(signals: TokenSignals) -> Tensor:
 def last(signals: TokenSignals) -> Tensor:
     """Keep the latest positions, counted back from each response's last token.
 
+    Formula: t - t_last
+
     Source: suffix control of arXiv 2602.15260.
     """
     end_B1 = signals.position_BT.masked_fill(~signals.mask_BT, -1).amax(1, keepdim=True)
     return (signals.position_BT - end_B1).float()
+
+
+@selector("middle")
+def middle(signals: TokenSignals) -> Tensor:
+    """Keep the positions nearest to the middle of each response.
+
+    Formula: -|t - t_last/2|
+
+    Source: control of this project, between the prefix and the suffix of arXiv 2602.15260.
+    """
+    end_B1 = signals.position_BT.masked_fill(~signals.mask_BT, -1).amax(1, keepdim=True)
+    return -(signals.position_BT - end_B1 / 2).abs()
+
+
+@selector("first_n", keep=1.0, abstains=True)
+def first_n(signals: TokenSignals, n: int = 100) -> Tensor:
+    """Keep the first n positions of every response, whatever share of the tokens that is.
+
+    Formula: t < n
+
+    Source: arXiv 2605.27028 (the first 100 tokens).
+    """
+    return torch.where(signals.position_BT < n, 1.0, -torch.inf)
+
+
+@selector("one_random", keep=1.0, abstains=True)
+def one_random(signals: TokenSignals) -> Tensor:
+    """Keep one random token of every response.
+
+    Formula: argmax of u in the response
+
+    Source: arXiv 2609.04565.
+    """
+    uniform_BT = signals.uniform_BT.masked_fill(~signals.mask_BT, -1)
+    return torch.where(uniform_BT == uniform_BT.amax(1, keepdim=True), 1.0, -torch.inf)

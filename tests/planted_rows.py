@@ -5,6 +5,8 @@ import zlib
 import numpy as np
 
 from bench.config import Experiment
+from bench.keep import keep_name, mean_keep
+from bench.plan import slug
 from bench.records import SCHEMA_VERSION, canonical_json
 
 BASE = 0.60
@@ -13,20 +15,23 @@ SAMPLED = 40_000
 
 
 def row(selector, keep, seed, effect=0.0, *, items=300, task="tiny_math", weights=False,
-        facts=None, c=None, **fields):  # fmt: skip
+        realised=None, facts=None, c=None, **fields):  # fmt: skip
     """One line of rows.jsonl: `effect` is the true difference in accuracy from BASE.
 
-    `facts`: what the pair says of itself; `c`: (mean, Q05, Q95) of the teacher's mass on the top K.
+    realised   the realised keep, where it is not the (mean) keep.
+    facts      what the pair says of itself.
+    c          (mean, Q05, Q95) of the teacher's mass on the top K.
     """
     experiment = Experiment.parse({"selector": selector, "keep": keep, "seed": seed, **fields})
     values = experiment.model_dump(mode="json")
     name = canonical_json([selector, keep, seed, fields])  # not the defaults: they may change
-    run_id = f"{selector}-keep{keep:g}-s{seed}-{zlib.crc32(name.encode()):08x}"
+    run_id = f"{selector}-keep{slug(keep_name(keep))}-s{seed}-{zlib.crc32(name.encode()):08x}"
     scores = {
         "untrained": _scores(experiment.pair, "untrained", 0.30, items),
         "trained": _scores(experiment.pair, name, BASE + effect, items),
         "teacher": _scores(experiment.pair, "teacher", 0.90, items),
     }
+    keep = mean_keep(experiment.keep, experiment.steps) if realised is None else realised
     trained = round(keep * SAMPLED)
     speed = zlib.crc32(selector.encode()) % 100 / 20
     seconds = {

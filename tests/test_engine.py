@@ -237,6 +237,116 @@ def test_stopping_finishes_the_step_and_resuming_gives_the_same_run(tmp_path):
             assert one[name] == other[name]
 
 
+MEMORIES = {
+    "adakd": {"selector_params": {"decay": 0.5, "move": 0.01}},
+    "reopold": {"selector_params": {"switch_step": 2}},
+    "rock": {},
+    "gate(rock, soft_or(entropy, tip))": {"keep": 0.3},
+    "entropy": {"keep": "cosine(0.6, 0.2)"},
+    "cc": {"keep": 0.3},
+    "oracle_gain": {"keep": 0.3},
+}
+
+
+@pytest.mark.parametrize("selector", MEMORIES)
+def test_what_a_rule_carries_from_step_to_step_survives_a_stop(tmp_path, selector):
+    settings = {"steps": 4, "selector": selector, **MEMORIES[selector]}
+    whole = trainer(tmp_path / "a", **settings)
+    train(whole, Progress("off"), StopRequest(), dict)
+    stopped = trainer(tmp_path / "b", {"checkpoint_every": 1}, **settings)
+    honest = stopped.step
+
+    def killed(step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return honest(step)
+
+    stopped.step = killed
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, Progress("off"), StopRequest(), dict)
+    resumed = trainer(tmp_path / "b", **settings)
+    train(resumed, Progress("off"), StopRequest(), dict)
+    assert same(weights(whole), weights(resumed))
+    lines = [
+        [json.loads(line) for line in metrics_lines(t.plan.folder.path)] for t in (whole, resumed)
+    ]
+    for one, other in zip(*lines, strict=True):
+        for name in ("loss", "grad_norm", "keep", "realised_keep", "signals"):
+            assert one[name] == other[name]
+    if whole.selector.has_memory:
+        one, other = (str(t.selector.state_dict()) for t in (whole, resumed))
+        assert one == other != str(trainer(tmp_path / "c", **settings).selector.state_dict())
+
+
+def test_a_schedule_is_spent_step_by_step(tmp_path):
+    found = trainer(tmp_path, selector="entropy", keep="linear(0.5, 0.1)", steps=5)
+    for line, keep in zip(run_steps(found), (0.5, 0.4, 0.3, 0.2, 0.1), strict=True):
+        assert line["keep"] == keep
+        assert line["trained_tokens"] == -(-round(10 * keep) * line["sampled_tokens"] // 10)
+
+
+def test_a_rule_may_set_its_own_budget(tmp_path):
+    settings = {"selector_params": {"decay": 0.0, "move": 0.001, "start": 0.5}, "steps": 4}
+    lines = run_steps(trainer(tmp_path, selector="adakd", learning_rate=1e-2, **settings))
+    assert lines[0]["keep"] == 0.5 and len({line["keep"] for line in lines}) > 1
+    for line in lines:
+        assert line["trained_tokens"] == -(-line["keep"] * line["sampled_tokens"] // 1)
+
+
+def test_one_token_a_response_is_a_budget_too(tmp_path):
+    for line in run_steps(trainer(tmp_path, selector="min_gap")):
+        assert line["trained_tokens"] == 6 and line["keep"] == 1.0
+
+
+def test_a_measured_gain_leaves_the_run_as_it_was(tmp_path):
+    settings = {"log_signals": ("forward_kl_BT",)}  # the teacher's states serve the loss in both
+    plain = trainer(tmp_path / "a", settings, selector="random", schedule="linear")
+    settings = {"log_signals": ("gain_BT", "forward_kl_BT")}
+    measured = trainer(tmp_path / "b", settings, selector="random", schedule="linear")
+    one, other = run_steps(plain), run_steps(measured)
+    assert same(weights(plain), weights(measured))
+    for line, again in zip(one, other, strict=True):
+        assert again["loss"] == pytest.approx(line["loss"], rel=1e-6)
+        assert again["learning_rate"] == line["learning_rate"]
+        assert again["signals"]["gain_BT"]["all"] > 0
+    assert measured.totals.clipped_steps == plain.totals.clipped_steps
+
+
+def test_the_gain_is_the_divergence_that_a_full_update_takes_away(tmp_path):
+    """Measured independently: a run of `full` for one step, the same tokens before and after."""
+    measured = trainer(tmp_path / "a", {"log_signals": ("gain_BT",)}, selector="random", steps=1)
+    gain = run_steps(measured)[0]["signals"]["gain_BT"]["all"]
+    full = trainer(tmp_path / "b", selector="full", steps=1)
+    sample = full.rollout(0)
+    before = full.forward_kl(sample).mean()
+    full.step(0)
+    assert gain == pytest.approx(float(before - full.forward_kl(sample).mean()), rel=1e-4)
+
+
+def test_the_reference_is_the_student_before_training(tmp_path):
+    found = trainer(tmp_path, {"log_signals": ("student_logprob_BT",)}, selector="cc", keep=1.0)
+    first, *_, last = run_steps(found)
+    assert first["signals"]["reference_logprob_BT"]["all"] == pytest.approx(
+        first["signals"]["student_logprob_BT"]["all"], abs=1e-6
+    )
+    both = [last["signals"][f"{who}_logprob_BT"]["all"] for who in ("reference", "student")]
+    assert abs(both[0] - both[1]) > 1e-5
+
+
+def test_a_model_may_be_the_reference(tmp_path):
+    folder = pair_folder() / "teacher"
+    found = trainer(tmp_path, selector="cc", keep=1.0, reference=str(folder), steps=1)
+    (line,) = run_steps(found)
+    assert line["signals"]["reference_logprob_BT"]["all"] == pytest.approx(
+        line["signals"]["teacher_logprob_BT"]["all"], abs=1e-6
+    )
+
+
+def test_models_that_only_a_rule_asks_for_are_not_loaded_without_it(tmp_path):
+    assert trainer(tmp_path, selector="teachability").reference is None
+    assert trainer(tmp_path, selector="shuffled(cc)").reference is not None
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("io")])
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, error):
     found = trainer(tmp_path, {"checkpoint_every": 1}, steps=3)

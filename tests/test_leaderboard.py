@@ -158,11 +158,61 @@ def test_a_field_that_a_row_lacks_is_at_its_default():
     assert regime_name({"unheard_of": 1.5}) == "unheard_of=1.5"
 
 
+def test_rules_that_set_their_own_budget_are_kept_out_of_the_matched_tables():
+    rows = planted(2, keeps=(0.05,))
+    rows += [row("min_gap", 1.0, seed, 0.05, realised=0.03) for seed in (0, 1)]
+    rows += [row("entropy", 1.0, seed) for seed in (0, 1)]  # a budget of all tokens is a budget
+    scores, own = tables_of(rows)
+    assert not scores.arms("min_gap") and scores.arms("entropy")
+    assert own.has_no_keep and not own.arms("random")
+    assert [line.label for line in own.lines] == ["untrained", "teacher", "full", "min_gap"]
+    assert only(own, "min_gap", 1.0).vs_random is None
+    assert only(own, "min_gap", 1.0).vs_full.verdict == "better"
+    kinds = {r["selector"]: r["kind"] for r in sheets.records([own])}
+    assert kinds["min_gap"] == "own budget" and kinds["full"] == "score"
+    sheet = sheets.table_sheet(own)
+    assert sheet.title.endswith("rules without a keep to match")
+    place = sheet.header.index("realised keep")
+    assert [r[place] for r in sheet.rows if r[0] == "min_gap"] == ["0.0300"]
+
+
+def test_a_row_from_before_a_field_was_added_is_the_same_run():
+    rows = planted(2, keeps=(0.05,))
+    older = [dict(r, experiment={k: v for k, v in r["experiment"].items() if k != "reference"})
+             for r in rows]  # fmt: skip
+    found = read_rows({"new": text(rows), "old": text(older)})
+    assert len(found) == len(rows)
+    assert make_tables(found) == tables_of(older) == tables_of(rows)
+
+
+def test_a_rule_that_leaves_budget_unspent_is_named():
+    rows = planted(2, keeps=(0.2,)) + [row("q3", 0.2, s, realised=0.11) for s in (0, 1)]
+    (table,) = tables_of(rows)
+    assert any("q3 spent 0.110 of keep 0.2" in warning for warning in table.warnings)
+    assert len(table.warnings) == 1
+
+
+def test_a_schedule_is_a_regime_with_its_own_references():
+    keep = "linear(0.5, 0.1)"
+    rows = planted(2, keeps=(0.05,))
+    rows += [row(name, keep, seed, effect) for seed in (0, 1)
+             for name, effect in (("random", 0.0), ("better", 0.05))]  # fmt: skip
+    default, scheduled = tables_of(rows)
+    assert default == tables_of(planted(2, keeps=(0.05,)))[0]
+    assert scheduled.regime == f"keep={keep}" and not scheduled.has_no_keep
+    assert [line.label for line in scheduled.arms()] == ["full", "better", "random"]
+    line = only(scheduled, "better", 0.3)
+    assert (line.vs_full.verdict, line.vs_random.verdict) == ("better", "better")
+    assert "Missing" not in " ".join(sheets.table_sheet(scheduled).notes)
+    files = sheets.documents([default, scheduled], "source = []")
+    assert keep in files["leaderboard.md"].decode()
+
+
 def test_weights_have_a_table_of_their_own_with_their_sample_size():
     rows = planted(2, keeps=(0.05,))
     rows += [row("fire", 1.0, seed, 0.05, weights=True) for seed in (0, 1)]
     scores, weights = tables_of(rows)
-    assert not scores.arms("fire") and weights.is_weights
+    assert not scores.arms("fire") and weights.has_no_keep
     assert [line.label for line in weights.lines] == ["untrained", "teacher", "full", "fire"]
     assert only(weights, "fire", 1.0).effective_sample_size == 28_000
     sheet = sheets.table_sheet(weights)

@@ -9,6 +9,9 @@ import torch
 from bench.objectives import DEFAULTS, token_loss, token_scale
 
 N, V = 6, 9
+K = 3
+PARAMS = {name: {"k": K} for name, defaults in DEFAULTS.items() if "k" in defaults}
+"""The default K is larger than the vocabulary of these tests."""
 
 
 def softmax(x) -> np.ndarray:
@@ -33,6 +36,7 @@ def logits(request):
 def loss_and_gradient(objective, student, teacher, token, params=None):
     """loss_N and d(Σ loss)/d(student logits), as float64 NumPy."""
     student = student.clone().requires_grad_()
+    params = {**PARAMS.get(objective, {}), **(params or {})}
     loss_N = token_loss(objective, student, teacher, token, params)
     (gradient_NV,) = torch.autograd.grad(loss_N.sum(), student)
     return loss_N.detach().double().numpy(), gradient_NV.double().numpy()
@@ -139,15 +143,22 @@ def test_the_teacher_gets_no_gradient_and_losses_are_float32(logits, objective):
     student, teacher, token = logits
     student = student.bfloat16().requires_grad_()
     teacher = teacher.bfloat16().requires_grad_()
-    loss_N = token_loss(objective, student, teacher, token)
+    params = PARAMS.get(objective)
+    loss_N = token_loss(objective, student, teacher, token, params)
     assert loss_N.dtype == torch.float32
     loss_N.sum().backward()
     assert teacher.grad is None and bool(student.grad.abs().sum() > 0)
-    raised = token_loss(objective, student.detach().float(), teacher.detach().float(), token)
+    raised = token_loss(
+        objective, student.detach().float(), teacher.detach().float(), token, params
+    )
     assert torch.equal(loss_N.detach(), raised)
 
 
-@pytest.mark.parametrize("objective", ["reverse_kl", "forward_kl", "jsd", "sampled_reverse_kl"])
+# Not renormalised on S or T: the mass there is moved even where the two models agree.
+NOT_STATIONARY = {"topk_forward_kl", "eopd", "topk_reverse_kl_clamped"}
+
+
+@pytest.mark.parametrize("objective", sorted(set(DEFAULTS) - NOT_STATIONARY))
 def test_models_that_agree_have_no_loss_and_no_gradient(logits, objective):
     loss, gradient = loss_and_gradient(objective, logits[0], logits[0], logits[2])
     assert np.abs(loss).max() < 1e-6 and np.abs(gradient).max() < 1e-6
@@ -162,6 +173,203 @@ def test_excluded_ids_have_no_loss_and_no_gradient(logits, objective):
     np.testing.assert_allclose(wide_loss, loss, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(wide_gradient[:, :V], gradient, rtol=1e-6, atol=1e-6)
     assert np.all(wide_gradient[:, V:] == 0)
+
+
+# The further objectives, loss and gradient against float64
+
+
+def on(ids, *arrays):
+    return [np.take_along_axis(x, ids, -1) for x in arrays]
+
+
+def top(p):
+    return np.argsort(-p, -1)[:, :K]
+
+
+def skew_reverse_kl(p, q, token, alpha=0.1):
+    return kl(p, alpha * p + (1 - alpha) * q)[:, 0]
+
+
+def topk_reverse_kl(p, q, token):
+    p, q = on(S, p, q)
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    return kl(p, q)[:, 0]
+
+
+def topk_reverse_kl_tail(p, q, token):
+    p, q = on(S, p, q)
+    rest, other = 1 - p.sum(-1), 1 - q.sum(-1)
+    return kl(p, q)[:, 0] + rest * np.log(rest / other)
+
+
+def topk_reverse_kl_clamped(p, q, token):
+    return np.maximum(kl(*on(S, p, q))[:, 0], 0)
+
+
+def topk_forward_kl(p, q, token):
+    p, q = on(top(q), p, q)
+    return kl(q / q.sum(-1, keepdims=True), p)[:, 0]
+
+
+def k2(p, q, token):
+    rows = np.arange(N)
+    return 0.5 * np.log(q[rows, token] / p[rows, token]) ** 2
+
+
+def sampled_reverse_kl(p, q, token):
+    rows = np.arange(N)
+    return -FIXED["gap"] * np.log(p[rows, token])
+
+
+def eopd(p, q, token, threshold=0.8):
+    unsure = -(q * np.log(q)).sum(-1) > threshold
+    return sampled_reverse_kl(p, q, token) + unsure * topk_forward_kl(p, q, token)
+
+
+def todi(p, q, token, beta=1.0):
+    weight = FIXED["weight"] ** beta / (FIXED["weight"] ** beta + 1)
+    return (weight * q * np.log(q / p) + (1 - weight) * p * np.log(p / q)).sum(-1)
+
+
+FORMULAS = {f.__name__: f for f in (
+    skew_reverse_kl, topk_reverse_kl, topk_reverse_kl_tail, topk_reverse_kl_clamped,
+    topk_forward_kl, k2, eopd, todi,
+)}  # fmt: skip
+S: np.ndarray
+FIXED: dict = {}
+"""What carries no gradient: the set S, the gap of the surrogate, ToDi's weights (as q/p)."""
+
+
+@pytest.mark.parametrize("objective", FORMULAS)
+def test_an_objective_and_its_gradient_against_finite_differences_in_float64(logits, objective):
+    global S
+    token = logits[2].numpy()
+    x, (p, q) = logits[0].double().numpy(), distributions(logits)
+    S, rows = top(p), np.arange(N)
+    FIXED.update(gap=np.log(q[rows, token] / p[rows, token]), weight=q / p)
+    formula = FORMULAS[objective]
+    loss, gradient = loss_and_gradient(objective, *logits)
+    np.testing.assert_allclose(loss, formula(p, q, token), rtol=2e-5, atol=2e-5)
+    step, expected = 1e-6, np.zeros((N, V))
+    for v in range(V):
+        ends = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[:, v] += sign * step
+            ends.append(formula(softmax(moved), q, token))
+        expected[:, v] = (ends[0] - ends[1]) / (2 * step)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-5)
+    assert np.abs(expected).max() > 0.01
+
+
+def test_every_objective_has_a_formula_here_or_above():
+    above = {"reverse_kl", "forward_kl", "jsd", "sampled_reverse_kl"}
+    assert {*FORMULAS, *above} == set(DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("objective", "params", "formula"),
+    [
+        ("skew_reverse_kl", {"alpha": 0.5}, lambda p, q, y: skew_reverse_kl(p, q, y, 0.5)),
+        ("todi", {"beta": 2.0}, lambda p, q, y: todi(p, q, y, 2.0)),
+        ("eopd", {"threshold": 10.0}, lambda p, q, y: eopd(p, q, y, 10.0)),
+    ],
+)
+def test_objectives_read_their_parameters(logits, objective, params, formula):
+    token = logits[2].numpy()
+    p, q = distributions(logits)
+    FIXED.update(gap=np.log(q[np.arange(N), token] / p[np.arange(N), token]), weight=q / p)
+    loss, _ = loss_and_gradient(objective, *logits, params)
+    np.testing.assert_allclose(loss, formula(p, q, token), rtol=2e-5, atol=2e-5)
+    assert np.abs(loss - loss_and_gradient(objective, *logits)[0]).max() > 1e-3
+
+
+def test_k2s_expected_gradient_is_that_of_reverse_kl(logits):
+    student, teacher, _ = logits
+    p, q = distributions(logits)
+    expected = np.zeros((N, V))
+    for token in range(V):
+        _, gradient = loss_and_gradient("k2", student, teacher, torch.full((N,), token))
+        expected += p[:, token : token + 1] * gradient
+    exact = p * (np.log(p / q) - kl(p, q))
+    np.testing.assert_allclose(expected, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_over_the_whole_vocabulary_the_top_k_divergences_are_the_plain_ones(logits):
+    for name in ("topk_reverse_kl", "topk_reverse_kl_tail", "topk_reverse_kl_clamped"):
+        whole = loss_and_gradient(name, *logits, {"k": V})
+        plain = loss_and_gradient("reverse_kl", *logits)
+        np.testing.assert_allclose(whole[0], plain[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(whole[1], plain[1], rtol=1e-3, atol=1e-5)
+    whole, plain = (
+        loss_and_gradient(name, *logits, {"k": V} if "topk" in name else None)[1]
+        for name in ("topk_forward_kl", "forward_kl")
+    )
+    np.testing.assert_allclose(whole, plain, atol=1e-5)
+
+
+def test_the_clamped_divergence_is_silent_where_its_part_is_negative():
+    """S = {0, 1}; the teacher holds more on S than the student."""
+    p, q = torch.tensor([[0.4, 0.3, 0.2, 0.1]]), torch.tensor([[0.5, 0.4, 0.05, 0.05]])
+    loss, gradient = loss_and_gradient(
+        "topk_reverse_kl_clamped", p.log(), q.log(), torch.tensor([0]), {"k": 2}
+    )
+    assert float(0.4 * np.log(0.8) + 0.3 * np.log(0.75)) < 0
+    assert loss[0] == 0 and not gradient.any()
+    tail, _ = loss_and_gradient(
+        "topk_reverse_kl_tail", p.log(), q.log(), torch.tensor([0]), {"k": 2}
+    )
+    expected = 0.4 * np.log(0.8) + 0.3 * np.log(0.75) + 0.3 * np.log(3)
+    assert tail[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_top_k_beyond_the_vocabulary_is_refused(logits):
+    for k in (0, V + 1):
+        with pytest.raises(ValueError, match=f"k={k} is not accepted: 1 to {V}"):
+            token_loss("topk_forward_kl", *logits, {"k": k})
+
+
+def test_a_top_k_divergence_as_an_advantage_has_no_expected_gradient_and_is_refused(logits):
+    """A(s)·∇ log p(y) averaged over y ~ p: A does not depend on y, and Σ_y p ∇ log p = 0."""
+    p, q = distributions(logits)
+    advantage = kl(p, q)
+    expected = sum(p[:, y : y + 1] * advantage * (np.eye(V)[y] - p) for y in range(V))
+    assert np.abs(advantage).min() > 0.01 and np.abs(expected).max() < 1e-12
+    from bench.config import ConfigError, Experiment
+
+    for name in ("topk_reverse_kl_advantage", "topk_forward_kl_advantage"):
+        with pytest.raises(ConfigError, match=f"objective: '{name}'.*zero expected gradient"):
+            Experiment.parse({"objective": name})
+
+
+@pytest.mark.parametrize(
+    ("objective", "params", "told"),
+    [
+        ("jsd", "beta=1", "beta=1.0 must lie strictly in"),
+        ("skew_reverse_kl", "alpha=0", "alpha=0.0 must lie strictly in"),
+        ("topk_reverse_kl", "k=2.5", "k=2.5 must be a whole number from 1"),
+        ("topk_forward_kl", "k=0", "k=0.0 must be a whole number from 1"),
+        ("todi", "beta=-1", "beta=-1.0 must be greater than 0"),
+        ("eopd", "alpha=1", "'alpha' is not a parameter of eopd; it takes k, threshold"),
+        ("k2", "k=4", "'k' is not a parameter of k2; it takes none"),
+    ],
+)
+def test_a_wrong_parameter_of_an_objective_is_named(objective, params, told):
+    from bench.config import ConfigError, Experiment
+
+    with pytest.raises(ConfigError) as caught:
+        Experiment.parse({"objective": objective, "objective_params": params})
+    assert told in str(caught.value)
+
+
+def test_the_settings_know_every_objective_and_its_parameters():
+    from typing import get_args
+
+    from bench.config import OBJECTIVE_PARAMETERS, Objective
+
+    assert set(get_args(Objective)) == set(DEFAULTS)
+    for name, defaults in DEFAULTS.items():
+        assert set(OBJECTIVE_PARAMETERS.get(name, {})) == set(defaults)
 
 
 def test_an_unknown_objective_is_refused(logits):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import rankdata
+from test_catalogue import EXPECTED as CATALOGUE
 
 from bench import get_selector, select_tokens, selector_names, signals_from_logits
 
@@ -145,7 +146,7 @@ def signals_of_probabilities(p, q, token, k):
 
 def test_the_first_selectors_are_registered_and_each_rule_has_its_example_here():
     assert set(FIRST_SELECTORS) <= set(selector_names())
-    assert set(selector_names()) == {*EXPECTED, *AT_RANDOM}
+    assert set(selector_names()) == {*EXPECTED, *AT_RANDOM, *CATALOGUE}
 
 
 # Peaked masses tie at 1 in float32, and ranks see it.

@@ -24,7 +24,7 @@ from bench import tuning
 from bench.config import ConfigError, Runtime
 from bench.leaderboard import read_tuned
 from bench.storage import close_study
-from bench.sweep import SweepStudy, dry_run, work
+from bench.sweep import SweepStudy, dry_run, run_sweep, work
 from bench.sweepfile import read_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +91,41 @@ def test_more_blocks_add_points_and_inherit_the_rest(tmp_path):
     assert sweep.plans[-1].experiment.steps == 2
 
 
+def test_expressions_schedules_and_rules_with_a_budget_of_their_own_are_points_too(tmp_path):
+    text = TOML.replace('"entropy"]', '"soft_or( entropy, tip )", "min_gap", "adakd", "fire"]')
+    text = text.replace("keep = [0.1, 0.3]", 'keep = [0.1, "linear(0.5,0.1)"]')
+    sweep = read_sweep(write(tmp_path, text), runtime(tmp_path))
+    points = [(p.experiment.selector, p.experiment.keep) for p in sweep.plans]
+    assert points[: len(points) // 2] == [
+        ("full", 1.0),
+        ("random", 0.1),
+        ("random", "linear(0.5, 0.1)"),
+        ("soft_or(entropy, tip)", 0.1),
+        ("soft_or(entropy, tip)", "linear(0.5, 0.1)"),
+        ("min_gap", 1.0),
+        ("adakd", 1.0),
+        ("fire", 1.0),
+    ]
+    assert run_sweep(tmp_path / "small.toml", runtime(tmp_path)).done == len(points)
+
+
+def test_the_catalogue_sweep_has_every_selector():
+    from bench import selector_names
+
+    plans = read_sweep(ROOT / "sweeps" / "catalogue.toml", Runtime()).plans
+    assert {plan.experiment.selector for plan in plans} == set(selector_names())
+    cells = {(p.experiment.selector, p.experiment.pair, p.experiment.seed) for p in plans}
+    assert len(cells) == 6 * len(selector_names())
+    for plan in plans:
+        free = plan.selector.keep is None and plan.selector.kind == "score"
+        assert plan.experiment.keep in (
+            (0.05, 0.2) if free and not plan.selector.sets_keep else (1,)
+        )
+
+
 BAD = [
+    ('"entropy"]', '"soft_or(entropy, tpi)"]', "small.toml:4", "did you mean 'tip'"),
+    ("keep = [0.1, 0.3]", 'keep = ["liner(1, 0.3)"]', "small.toml:15", "linear(a, b)"),
     ('"entropy"]', '"entropi"]', "small.toml:4", "did you mean 'entropy'"),
     ("keep = [0.1, 0.3]", "keep = [0.1, 3.0]", "small.toml:15", "less than or equal to 1"),
     ("steps = 2", "stepz = 2", "small.toml:10", "did you mean 'steps'"),
@@ -111,7 +145,8 @@ def test_a_mistake_is_named_with_its_line(capsys, tmp_path, old, new, place, mes
     path.write_text(text.replace(old, new))
     code, out, err = call(capsys, "sweep", path, "--runs-dir", tmp_path / "runs")
     assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1
+    has_caret = err.rstrip().endswith(" ^")  # an expression, and the place in it
+    assert len(err.splitlines()) == (3 if has_caret else 1)
     assert place in err and message in err
     assert not (tmp_path / "runs").exists()
 
