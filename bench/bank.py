@@ -134,7 +134,7 @@ class Bank:
 
     def _build(self, progress: Progress) -> None:
         accelerator = make_accelerator(self.experiment, self.runtime)
-        with accelerator.autocast(), torch.no_grad():
+        with torch.no_grad():
             student_head_VD = self._respond(accelerator, progress)
             self._score(accelerator, student_head_VD, progress)
         write_json(self.path / "bank.json", {"id": self.id, **self.identity()})
@@ -149,9 +149,11 @@ class Bank:
             if self._file("responses", part).is_file():
                 rollout = self.rollout(part, accelerator.device)
             else:
-                rollout = self._sample(model, part)
+                with accelerator.autocast():
+                    rollout = self._sample(model, part)
                 write_table(self._file("responses", part), _response_table(rollout))
-            hidden_ND = hidden_states(model, rollout, rollout.mask_BT, self.settings)
+            with accelerator.autocast():
+                hidden_ND = hidden_states(model, rollout, rollout.mask_BT, self.settings)
             write_tensor(self._file("student", part), hidden_ND)
             progress.update(number)
         head_VD = head_weight(model)[: self.vocabulary.size].clone()
@@ -187,7 +189,8 @@ class Bank:
         progress.start("bank: teacher", self.parts, self.parts - len(waiting))
         for number, part in enumerate(waiting, self.parts - len(waiting) + 1):
             rollout = self.rollout(part, accelerator.device)
-            teacher_ND = hidden_states(model, rollout, rollout.mask_BT, self.settings)
+            with accelerator.autocast():
+                teacher_ND = hidden_states(model, rollout, rollout.mask_BT, self.settings)
             student_ND = read_tensor(self._file("student", part), accelerator.device)
             columns = self._columns(rollout, (student_head_VD, head_weight(model)),
                                     (student_ND, teacher_ND))  # fmt: skip
@@ -209,14 +212,17 @@ class Bank:
     def _columns(
         self, rollout: Rollout, heads: tuple[Tensor, Tensor], hidden: tuple[Tensor, Tensor]
     ) -> dict[str, Tensor]:
-        """Every column of a part's contexts, a chunk of positions at a time."""
+        """Every column of a part's contexts, a chunk of positions at a time.
+
+        Output layers and divergences are float32 whatever the precision of the backbones.
+        """
         token_N = rollout.token_BT[rollout.mask_BT]
         size = self.settings.positions(self.vocabulary.size)
         pieces = []
         for start in range(0, token_N.numel(), size):
             piece = slice(start, start + size)
             student_NV, teacher_NV = (
-                project(hidden_ND[piece], head_VD, self.vocabulary)
+                project(hidden_ND[piece].float(), head_VD, self.vocabulary)
                 for hidden_ND, head_VD in zip(hidden, heads, strict=True)
             )
             pieces.append(context_columns(student_NV, teacher_NV, token_N[piece], self.ks))

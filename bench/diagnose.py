@@ -19,7 +19,7 @@ from bench.bootstrap import significant
 from bench.compatibility import GRADIENTS, PROXIES
 from bench.config import ConfigError, Diagnosis, Experiment, Runtime
 from bench.diagnostic import Analysis, Measured, make_record
-from bench.engine import StopRequest
+from bench.engine import StopRequest, make_accelerator
 from bench.gain import RESOLUTION, gains, measure
 from bench.keys import keyed_uniform
 from bench.leaderboard import read_rows
@@ -150,8 +150,7 @@ def origin(
     skipped: Mapping[str, str],
 ) -> dict[str, Any]:
     """Where a record comes from: everything but the measurements."""
-    from accelerate.state import AcceleratorState
-
+    device = make_accelerator(bank.experiment, bank.runtime).device
     settings = {k: v for k, v in identity_of(updates[0].experiment).items() if k != "seed"}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -174,7 +173,7 @@ def origin(
             for name, selector in selectors.items() if name not in skipped
         },
         "skipped": dict(skipped),
-        "provenance": provenance(AcceleratorState().device.type),
+        "provenance": provenance(device.type),
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, TwoSlopeNorm
+from matplotlib.colors import Colormap, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -192,13 +192,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     low, high = axes.get_ylim()
     gap = 0.06 * (high - low)
     ends = sorted(ends)
-    place = [y for y, _, _ in ends]
-    for _ in range(200):
-        for i in range(len(place) - 1):
-            short = gap - (place[i + 1] - place[i])
-            if short > 1e-9:
-                place[i] -= short / 2
-                place[i + 1] += short / 2
+    place = _apart([y for y, _, _ in ends], gap)
     for at, (_, label, colour) in zip(place, ends, strict=True):
         axes.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(4, 0),
                       textcoords="offset points", fontsize=6, color=colour,
@@ -294,10 +288,14 @@ def plane(record: Record) -> Figure | None:
         norm = None
         if name == "gain":
             most = float(np.nanmax(np.abs(value))) or 1.0
-            norm = TwoSlopeNorm(0, -most, most)
+            norm = SymLogNorm(most / 100, vmin=-most, vmax=most)
         shown = axes.imshow(value, origin="lower", cmap=_colours(colours), norm=norm,
                             aspect="auto", extent=(0.5, 10.5, 0.5, 10.5))  # fmt: skip
-        figure.colorbar(shown, ax=axes, label=title, shrink=0.9)
+        bar = figure.colorbar(shown, ax=axes, label=title, shrink=0.9)
+        if name == "gain":
+            bar.set_ticks(_log_ticks(float(shown.norm.vmax or 1.0)))
+            bar.ax.minorticks_off()
+            bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("student entropy H (tenth)")
         axes.xaxis.set_major_locator(FixedLocator(range(1, 11)))
         axes.yaxis.set_major_locator(FixedLocator(range(1, 11)))
@@ -308,18 +306,23 @@ def plane(record: Record) -> Figure | None:
                         axes.plot(column + 1, row + 1, marker="x", color=BLACK, ms=3, mew=0.6)
     panels[0].set_ylabel("disagreement D (tenth)")
     note = (
-        "Cells with fewer than 8 contexts are grey. A cross: the 95 % interval of the cell's mean "
-        "gain holds 0."
+        "Tenths of all contexts by value, from the lowest. Cells with fewer than 8 contexts are "
+        "grey; gains are on a logarithmic scale but near 0. A cross: the 95 % interval of the "
+        "cell's mean gain holds 0."
     )
-    return _close(figure, record, "Disagreement and gain over entropy and disagreement", note)
+    return _close(figure, record, "Where over entropy and disagreement do contexts gain?", note)
+
+
+def _log_ticks(most: float) -> list[float]:
+    """0 and the powers of ten, both ways, within the two decades that a symmetric scale shows."""
+    powers = [10.0**e for e in range(-12, 13) if most / 40 <= 10.0**e <= most]
+    return [*(-power for power in reversed(powers)), 0.0, *powers]
 
 
 def _colours(name: str) -> Colormap:
     from matplotlib import colormaps
 
-    found = colormaps[name].copy()
-    found.set_bad(PALE)
-    return found
+    return colormaps[name].with_extremes(bad=PALE)
 
 
 def coefficients(record: Record) -> Figure | None:
@@ -327,11 +330,11 @@ def coefficients(record: Record) -> Figure | None:
     ks = [int(k) for k in record["regressions"]]
     if not ks:
         return None
-    figure = Figure((WIDE - 1.4, 2.4), layout="constrained")
+    figure = Figure((WIDE - 1.2, 2.7), layout="constrained")
     panels = figure.subplots(1, 2)
     units = {
         "standardised": "coefficient (sd of G per sd)",
-        "per_nat": "KL removed per nat of disagreement",
+        "per_nat": "KL removed per nat",
     }
     colours = {"learnable": BLUE, "incompatible": PURPLE}
     for axes, (unit, label) in zip(panels, units.items(), strict=True):
@@ -342,6 +345,8 @@ def coefficients(record: Record) -> Figure | None:
         axes.set_ylabel(label)
         _k_axis(axes, ks)
     panels[0].legend(frameon=False, fontsize=6.5)
+    panels[1].set_yscale("symlog", linthresh=1)  # C near 1 leaves D·(1−C) little to be seen by
+    panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     r2 = record["regressions"][str(record["k"])]["split"]["r2_out_of_prompt"]["value"]
     note = (
         f"{INTERVALS} Least squares of the gain on H, D·C, D·(1−C), position and teacher entropy"
@@ -359,7 +364,7 @@ def _at_each_k(
     label: str,
     shift: float,
 ) -> None:
-    x = np.array(ks, dtype=float) * 1.05**shift
+    x = np.array(ks, dtype=float) * 1.04**shift
     known = [(at, one) for at, one in zip(x, found, strict=True) if one["value"] is not None]
     for at, one in known:
         if one["ci95"] is not None:
@@ -381,19 +386,22 @@ def explained(record: Record) -> Figure | None:
     ks = [int(k) for k in record["regressions"]]
     if not ks:
         return None
-    figure = Figure((WIDTH + 0.5, 2.4), layout="constrained")
+    figure = Figure((WIDTH + 1.7, 2.4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color=BLACK, lw=0.8)
+    ends = []
     models = {
         "with_compatibility": ("C added", GREEN),
-        "split": ("D split into D·C and D·(1−C)", BLUE),
+        "split": ("D·C and D·(1−C) for D", BLUE),
     }
     for number, (model, (label, colour)) in enumerate(models.items()):
         found = [record["regressions"][str(k)][model]["delta_r2_out_of_prompt"] for k in ks]
         _at_each_k(axes, ks, found, colour, label, number - 0.5)
+        if found[-1]["value"] is not None:
+            ends.append((found[-1]["value"], label, colour))
     _k_axis(axes, ks)
     axes.set_ylabel("ΔR² on held-out prompts")
-    axes.legend(frameon=False, fontsize=6.5)
+    _name_ends(axes, ends)
     base = record["regressions"][str(record["k"])]["base"]["r2_out_of_prompt"]["value"]
     known = f" The base explains {base:.2f}." if base is not None else ""
     note = f"{INTERVALS} Over the base {{H, D, H×D, position, teacher entropy}}.{known}"
@@ -418,7 +426,7 @@ def robustness(record: Record) -> Figure | None:
         if deltas[-1]["value"] is not None:
             ends.append((deltas[-1]["value"], PROXIES[proxy], colours[proxy]))
     _k_axis(axes, ks)
-    axes.set_ylabel("Spearman of D × proxy − Spearman of D")
+    axes.set_ylabel("ΔSpearman of D × proxy against D")
     _name_ends(axes, ends)
     note = f"{INTERVALS} Both factors normalised (norm_q05), but for the product of D and C itself."
     claim = "Does the gain over D depend on how compatibility is measured?"
@@ -436,19 +444,22 @@ def against(record: Record) -> Figure | None:
     ]
     if not panels_of:
         return None
-    columns = min(3, len(panels_of))
+    columns = min(2, len(panels_of))
     rows = -(-len(panels_of) // columns)
-    figure = Figure((2.4 * columns + 0.4, 0.8 + 2.1 * rows), layout="constrained")
+    figure = Figure((3.4 * columns, 0.8 + 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(panels_of) :]:
         axes.set_visible(False)
     for axes, (task, keep, found) in zip(panels, panels_of, strict=False):
-        points = []
+        named = []
         for name, rule in found["rules"].items():
             colour = ORANGE if name == RANDOM else _colour(name)
-            axes.plot(rule["gain"], 100 * rule["accuracy"], marker="o", color=colour, ls="none")
-            points.append((rule["gain"], 100 * rule["accuracy"], name, colour))
-        _name_points(axes, points)
+            gain, accuracy = rule["gain"], 100 * rule["accuracy"]
+            is_named = name in CURVES
+            axes.plot(gain, accuracy, marker="o", color=colour, ls="none",
+                      alpha=1 if is_named else 0.5, zorder=3 if is_named else 2)  # fmt: skip
+            named += [(gain, accuracy, name, colour)] if is_named else []
+        _name_points(axes, named)
         title = f"{task}, keep {100 * float(keep):g} %: ρ = {found['rank_correlation']:.2f}"
         if found["ci95_rules"] is not None:
             low, high = found["ci95_rules"]
@@ -456,9 +467,10 @@ def against(record: Record) -> Figure | None:
         axes.set_title(title, loc="left", fontsize=6.5)
         axes.set_xlabel("KL removed per kept context (nats)")
         axes.set_ylabel("accuracy after training (%)")
-        axes.margins(0.12)
+        axes.margins(0.08)
     note = (
-        "A dot a rule, trained on its top tokens in the same regime. ρ: rank correlation over "
+        "A dot a rule, trained on its top tokens in the same regime; the page names the grey ones. "
+        "ρ: rank correlation over "
         "rules; its interval draws rules, prompts, update seeds, items and training seeds."
     )
     claim = "Does gain on fixed contexts predict accuracy after training?"
@@ -466,19 +478,29 @@ def against(record: Record) -> Figure | None:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """The name beside each dot, left of it in the right half; stacked where dots are close."""
-    xs = [x for x, _, _, _ in points]
-    middle = (min(xs) + max(xs)) / 2
-    ys = sorted(y for _, y, _, _ in points)
-    gap = 0.035 * ((ys[-1] - ys[0]) or 1.0)
-    last: dict[bool, float] = {True: -np.inf, False: -np.inf}
-    for x, y, name, colour in sorted(points, key=lambda point: point[1]):
-        is_left = x > middle
-        at = max(y, last[is_left] + gap)
-        last[is_left] = at
-        axes.annotate(name, (x, at), (-3 if is_left else 3, 0), textcoords="offset points",
-                      fontsize=4.5, color=colour, va="center",
-                      ha="right" if is_left else "left")  # fmt: skip
+    """Names right of the panel, in the order of the dots' heights, with a line to each dot."""
+    low, high = axes.get_ylim()
+    gap = 0.07 * (high - low)
+    ranked = sorted(points, key=lambda point: point[1])
+    place = _apart([y for _, y, _, _ in ranked], gap)
+    for at, (x, y, name, colour) in zip(place, ranked, strict=True):
+        axes.annotate(name, (x, y), xytext=(1.03, at), textcoords=axes.get_yaxis_transform(),
+                      fontsize=6, color=colour, va="center", annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.6,
+                                  "shrinkA": 0, "shrinkB": 2})  # fmt: skip
+    axes.set_ylim(low, high)
+
+
+def _apart(place: list[float], gap: float) -> list[float]:
+    """Sorted heights, pushed apart both ways until each two differ by the gap."""
+    place = list(place)
+    for _ in range(200):
+        for i in range(len(place) - 1):
+            short = gap - (place[i + 1] - place[i])
+            if short > 1e-9:
+                place[i] -= short / 2
+                place[i + 1] += short / 2
+    return place
 
 
 def gradients(record: Record) -> Figure | None:
@@ -511,9 +533,10 @@ def gradients(record: Record) -> Figure | None:
     first.set_yticks(range(len(rows)), rows)
     share = f"{100 * float(keep):g} %"
     for axes in np.atleast_1d(panels):
-        axes.set_xlabel(f"gradient norm in the top {share} (%)")
+        axes.set_xlabel("share of the gradient norm (%)")
     note = (
         "Norm of each objective's gradient with respect to the student's logits, in closed form. "
         "Bars: 95 % intervals over prompts. Dashed: random."
     )
-    return _close(figure, record, "How much of the gradient lies in the kept contexts?", note)
+    claim = f"How much of the gradient lies in a score's top {share} of contexts?"
+    return _close(figure, record, claim, note)

@@ -53,16 +53,17 @@ def score_after(
     found: dict[str, list[np.ndarray]] = {divergence: [] for divergence in DIVERGENCES}
     size = bank.settings.positions(bank.vocabulary.size)
     progress.start(f"gain, update seed {seed}", bank.parts)
-    with accelerator.autocast(), torch.no_grad():
+    with torch.no_grad():
         for part, rollout in bank.rollouts(device):
-            hidden_ND = hidden_states(student, rollout, rollout.mask_BT, bank.settings)
+            with accelerator.autocast():
+                hidden_ND = hidden_states(student, rollout, rollout.mask_BT, bank.settings)
             teacher_ND = bank.teacher_hidden(part, device)
             token_N = rollout.token_BT[rollout.mask_BT]
             for start in range(0, token_N.numel(), size):
                 piece = slice(start, start + size)
                 values = chunk_signals(
-                    project(hidden_ND[piece], head_weight(student), bank.vocabulary),
-                    project(teacher_ND[piece], teacher_head_VD, bank.vocabulary),
+                    project(hidden_ND[piece].float(), head_weight(student), bank.vocabulary),
+                    project(teacher_ND[piece].float(), teacher_head_VD, bank.vocabulary),
                     token_N[piece],
                     names,
                     1,
