@@ -2,7 +2,8 @@
 
 Two intervals, by bootstrap: `ci95` draws prompts and update seeds (the gains) and, independently,
 evaluation items and training seeds (the accuracies), the rules as they are; `ci95_rules` draws the
-rules too, and is what a claim about rules in general has to go by.
+rules too, and is what a claim about rules in general has to go by. A draw adds noise to values that
+have noise already, so both lean towards 0. A rule with one training seed has no noise of seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ def compare_rows(
     of a rule only those with the parameters that it was scored with (`params`, by selector).
     """
     regime = regime_changes(update.model_dump(mode="json"))
-    found: dict[str, Any] = {"regime": regime_name(regime), "tasks": {}}
+    found: dict[str, Any] = {"regime": regime_name(regime), "rows": len(rows), "tasks": {}}
     for table in make_tables(rows):
         if (table.pair, dict(table.changes)) != (pair, regime) or table.is_weights:
             continue

@@ -72,10 +72,14 @@ def diagnose(
         )
         record = origin(bank, updates, selectors, skipped) | make_record(analysis)
         if published is not None:
+            is_run = diagnosis.update.startswith("run:")
             record["against"] = against.compare_rows(
-                analysis, published, experiment.pair, updates[0].experiment,
+                analysis,
+                published,
+                experiment.pair,
+                updates[0].experiment if is_run else experiment,
                 {name: dict(selector.params) for name, selector in selectors.items()},
-            )  # fmt: skip
+            )
     return plain(record)
 
 

@@ -339,14 +339,19 @@ def coefficients(record: Record) -> Figure | None:
     colours = {"learnable": BLUE, "incompatible": PURPLE}
     for axes, (unit, label) in zip(panels, units.items(), strict=True):
         axes.axhline(0, color=BLACK, lw=0.8)
+        ends = []
         for number, (name, colour) in enumerate(colours.items()):
             found = [record["regressions"][str(k)]["split"][unit][name] for k in ks]
             _at_each_k(axes, ks, found, colour, PARTS[name], number - 0.5)
+            if found[-1]["value"] is not None:
+                ends.append((found[-1]["value"], PARTS[name], colour))
         axes.set_ylabel(label)
         _k_axis(axes, ks)
-    panels[0].legend(frameon=False, fontsize=6.5)
-    panels[1].set_yscale("symlog", linthresh=1)  # C near 1 leaves D·(1−C) little to be seen by
-    panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _name_ends(axes, ends)
+    if max(abs(end) for end in panels[1].get_ylim()) > 5:
+        # C near 1 leaves D·(1−C) so little spread that its interval would hide the rest.
+        panels[1].set_yscale("symlog", linthresh=1)
+        panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     r2 = record["regressions"][str(record["k"])]["split"]["r2_out_of_prompt"]["value"]
     note = (
         f"{INTERVALS} Least squares of the gain on H, D·C, D·(1−C), position and teacher entropy"

