@@ -9,7 +9,15 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from bench.config import BenchError, ConfigError, Experiment, Runtime, experiment_from, one_line
+from bench.config import (
+    BenchError,
+    ConfigError,
+    Diagnosis,
+    Experiment,
+    Runtime,
+    experiment_from,
+    one_line,
+)
 
 app = App(
     name="bench",
@@ -23,6 +31,7 @@ app.command(selectors_app)
 
 Flat = Parameter(name="*")
 DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
+DEFAULT_DIAGNOSIS = Diagnosis()
 RunsDir = Annotated[Path, Parameter(help="Folder of the run folders.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]
 
@@ -116,6 +125,54 @@ def sweep(
     print_json(vars(status)) if as_json else screen.print_sweep(status, runtime)
     if status.failed:
         fail(f"{len(status.failed)} trials failed; --retry-failed tries them again", 1)
+
+
+@app.command
+def diagnose(
+    *,
+    experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
+    diagnosis: Annotated[Diagnosis, Flat] = DEFAULT_DIAGNOSIS,
+    preset: Annotated[
+        str | None, Parameter(help="Named settings of the update: paper (arXiv 2605.26844).")
+    ] = None,
+    against: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Files of rows: does the diagnostic predict their accuracies?"),
+    ] = (),
+    out: Annotated[Path, Parameter(help="Folder of the folders of records.")] = Path(
+        "results/diagnostic"
+    ),
+    check: Annotated[
+        bool,
+        Parameter(help="Measure nothing; exit 1 where pages differ from records.", negative=()),
+    ] = False,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
+    as_json: AsJson = False,
+) -> None:
+    """Measure on fixed contexts which scores predict the KL that an update removes; resumes."""
+    from bench import diagnose as module
+    from bench import screen
+
+    if check:
+        folders = sorted(path.parent for path in out.glob(f"*/{module.RECORD}"))
+        found = [str(path) for folder in folders for path in module.stale(folder)]
+        if as_json:
+            print_json({"records": [str(folder) for folder in folders], "stale": found})
+        else:
+            print(f"{len(folders)} records in {out}, {len(found)} stale files")
+        if found or not folders:
+            named = ", ".join(found) or "no records"
+            fail(f"stale in {out}: {named}; bench diagnose writes them again", 1)
+        return
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    rows = {str(path): read_text(path) for path in against}
+    record = module.diagnose(experiment_from(given, preset), diagnosis, runtime, rows or None)
+    folder = out / module.folder_name(record["pair"], record["update"])
+    module.write(record, folder)
+    if as_json:
+        print_json(record)
+    else:
+        screen.print_diagnostic(record, folder)
 
 
 @selectors_app.default

@@ -52,11 +52,16 @@ STYLE: dict[str, Any] = {
 
 def draw_all(tables: Sequence[Table]) -> dict[str, bytes]:
     """File name -> content of every figure that has data, each as SVG and PNG."""
+    return render(_figures(tables))
+
+
+def render(figures: Iterable[tuple[str, Figure]]) -> dict[str, bytes]:
+    """File name -> content of named figures, each as SVG and PNG, drawn in the house style."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)  # pyright: ignore
         drawn = {}
-        for name, figure in _figures(tables):
+        for name, figure in figures:
             for kind in ("svg", "png"):
                 drawn[f"figures/{name}.{kind}"] = _bytes(figure, kind)
         return drawn
@@ -121,11 +126,15 @@ def _frame(
     regime: str | None = None,
     pair: str | None = None,
 ) -> None:
-    """The claim above; below, where it was measured and what the marks are."""
-    figure.suptitle(claim, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
     regime = regime or table.regime
     where = f"{pair or table.pair}, {table.task}, regime {regime}, {table.items:,} items"
-    text = textwrap.fill(f"{where}. {note}", int(24 * figure.get_figwidth()))
+    frame(figure, claim, f"{where}. {note}")
+
+
+def frame(figure: Figure, claim: str, note: str) -> None:
+    """The claim above the panels, the note below."""
+    figure.suptitle(claim, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    text = textwrap.fill(note, int(24 * figure.get_figwidth()))
     figure.text(0.01, 0.04 / figure.get_figheight(), text, fontsize=5.5, color=GREY, va="bottom")
     foot = (0.1 + 0.09 * (text.count("\n") + 1)) / figure.get_figheight()
     figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))

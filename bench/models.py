@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -78,25 +79,49 @@ def load_pair(pair: Pair) -> LoadedPair:
                 f"pair {pair.name!r}: the {side} has {model.config.vocab_size} logits for a "
                 f"tokenizer of {vocabulary.size} ids"
             )
-    stops = {
-        "student": stop_ids(student, student_tokenizer),
-        "teacher": stop_ids(teacher, teacher_tokenizer),
-    }
-    stops.update(pair.stop_ids)
-    if not pair.stop_ids and set(stops["student"]) != set(stops["teacher"]):
-        raise ConfigError(
-            f"pair {pair.name!r}: the student stops on {stops['student']}, the teacher on "
-            f"{stops['teacher']}; make them equal or declare stop_ids for both in the pair"
-        )
-    teacher.requires_grad_(False)
-    return LoadedPair(
-        student,
-        teacher,
-        student_tokenizer,
-        vocabulary,
-        tuple(stops["student"]),
-        tuple(stops["teacher"]),
+    student_stops, teacher_stops = _settle_stops(
+        pair, stop_ids(student, student_tokenizer), stop_ids(teacher, teacher_tokenizer)
     )
+    teacher.requires_grad_(False)
+    return LoadedPair(student, teacher, student_tokenizer, vocabulary, student_stops, teacher_stops)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the two sides of a pair share, read from their files without loading any weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    student_stop_ids: tuple[int, ...]
+    teacher_stop_ids: tuple[int, ...]
+
+    @property
+    def stops_agree(self) -> bool:
+        return set(self.student_stop_ids) == set(self.teacher_stop_ids)
+
+
+def read_agreement(pair: Pair) -> Agreement:
+    """The checks of `load_pair` on tokenizers and stop tokens, for models loaded one at a time."""
+    student, teacher = load_tokenizer(pair.student), load_tokenizer(pair.teacher)
+    vocabulary = shared_vocabulary(pair.name, student, teacher)
+    stops = _settle_stops(
+        pair, declared_stop_ids(pair.student, student), declared_stop_ids(pair.teacher, teacher)
+    )
+    return Agreement(student, vocabulary, *stops)
+
+
+def _settle_stops(
+    pair: Pair, student: tuple[int, ...], teacher: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Stop ids of both sides: what the pair declares, else what their files say."""
+    if pair.stop_ids:
+        return tuple(pair.stop_ids["student"]), tuple(pair.stop_ids["teacher"])
+    if set(student) != set(teacher):
+        raise ConfigError(
+            f"pair {pair.name!r}: the student stops on {student}, the teacher on "
+            f"{teacher}; make them equal or declare stop_ids for both in the pair"
+        )
+    return student, teacher
 
 
 def load_model(path: str) -> PreTrainedModel:
@@ -131,14 +156,32 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens a model stops on: its generation config, else its config, else its tokenizer."""
     generation = model.generation_config
-    for found in (
+    return _first_stop_ids(
+        model.name_or_path,
         generation.eos_token_id if generation is not None else None,
         model.config.eos_token_id,
         tokenizer.eos_token_id,
-    ):
+    )
+
+
+def declared_stop_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """`stop_ids` from the configuration files alone."""
+    try:
+        generation = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:
+        generation = None  # a model without a generation config takes its model config's
+    try:
+        config = AutoConfig.from_pretrained(path).eos_token_id
+    except (OSError, ValueError) as error:
+        raise _does_not_load("model", path, error) from error
+    return _first_stop_ids(path, generation, config, tokenizer.eos_token_id)
+
+
+def _first_stop_ids(path: str | None, *places: Any) -> tuple[int, ...]:
+    for found in places:
         if found is not None:
             return tuple(sorted({found} if isinstance(found, int) else {int(i) for i in found}))
-    raise ConfigError(f"model {model.name_or_path!r} names no stop token (eos_token_id)")
+    raise ConfigError(f"model {path!r} names no stop token (eos_token_id)")
 
 
 def shared_vocabulary(

@@ -152,8 +152,12 @@ def accumulate_loss(
 
 def head_logits(model: PreTrainedModel, hidden_ND: Tensor, vocabulary: Vocabulary) -> Tensor:
     """logits over the shared vocabulary, (N, V); only its rows of the head are multiplied."""
-    weight_VD = head_weight(model)[: vocabulary.size]
-    return vocabulary.cut(torch.nn.functional.linear(hidden_ND, weight_VD))
+    return project(hidden_ND, head_weight(model), vocabulary)
+
+
+def project(hidden_ND: Tensor, weight_VD: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """`head_logits` of a head that may have outlived its model."""
+    return vocabulary.cut(torch.nn.functional.linear(hidden_ND, weight_VD[: vocabulary.size]))
 
 
 def head_weight(model: PreTrainedModel) -> Tensor:

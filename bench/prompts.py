@@ -66,6 +66,10 @@ def counterfactual(prompt: Prompt) -> str:
 _PROMPT_SETS: dict[str, PromptSet] = {"arithmetic": Arithmetic()}
 
 
+_HELD_OUT: dict[str, PromptSet] = {"arithmetic": Arithmetic("tune")}
+"""Prompts like those of a training set that no training run is given."""
+
+
 def prompt_set_names() -> list[str]:
     """The names that `get_prompts` knows."""
     return list(_PROMPT_SETS)
@@ -76,3 +80,11 @@ def get_prompts(name: str) -> PromptSet:
     if name not in _PROMPT_SETS:
         raise unknown_name("prompts", name, _PROMPT_SETS)
     return _PROMPT_SETS[name]
+
+
+def get_held_out(name: str) -> PromptSet:
+    """The held-out prompts that go with a training set; ConfigError where it has none."""
+    get_prompts(name)
+    if name not in _HELD_OUT:
+        raise unknown_name("prompts: no held-out prompts go with", name, _HELD_OUT)
+    return _HELD_OUT[name]

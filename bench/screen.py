@@ -185,3 +185,34 @@ def print_sweep(status: Any, runtime: Runtime) -> None:
     out.print(f"sweep {status.name}: {status.done} of {status.total} trials done, rows in {rows}")
     for run_id, error in status.failed.items():
         out.print(f"failed  {escape(run_id)}: {escape(error)}")
+
+
+def print_diagnostic(record: Mapping[str, Any], folder: Any) -> None:
+    """Every score in one table, the verdict on the claim, and where the record is."""
+    out = console()
+    table = Table(
+        title=escape(f"{record['pair']}, update {record['update']}"), title_justify="left"
+    )
+    table.add_column("score", overflow="fold")
+    keep = "0.05" if "0.05" in record["matched_top"] else next(iter(record["matched_top"]))
+    for name in ("Spearman with G", "AUROC(G > 0)", f"gain per kept token at {keep} (nats)"):
+        table.add_column(name, justify="right")
+    top = record["matched_top"][keep]
+    for score in sorted(top, key=lambda s: (top[s]["gain"] is None, -(top[s]["gain"] or 0.0))):
+        measured = (record["spearman"].get(score), record["auroc"].get(score))
+        cells = [estimate_text(found) for found in measured]
+        table.add_row(escape(score), *cells, estimate_text(top[score], "gain"))
+    out.print(table)
+    for verdict in record["verdicts"][:1]:
+        out.print(f"[bold]verdict[/bold]  {escape(verdict['line'])}")
+    out.print(f"record, page and figures in {escape(str(folder))}")
+
+
+def estimate_text(found: Mapping[str, Any] | None, name: str = "value") -> str:
+    """A value with its interval; a dash where it is not defined."""
+    if found is None or found[name] is None:
+        return "—"
+    if found["ci95"] is None:
+        return f"{found[name]:.3f}"
+    low, high = found["ci95"]
+    return f"{found[name]:.3f} ({low:.3f} to {high:.3f})"

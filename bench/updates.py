@@ -1,0 +1,181 @@
+"""Updates of the student: what changes between the two KL measurements on a context.
+
+`train` distils on all tokens of other prompts for the experiment's steps; `one_step` takes one step
+on the bank's own responses, its prompts drawn with replacement by the seed; `run:RUN` takes the
+checkpoint of a run.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.bank import Bank
+from bench.config import ConfigError, Experiment, Runtime
+from bench.engine import Selection, StopRequest, Trainer, make_accelerator, train
+from bench.models import content_sha256, load_model, load_pair
+from bench.plan import Plan, identity_of, make_plan
+from bench.progress import Progress
+from bench.prompts import get_prompts
+from bench.records import digest8
+from bench.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update of the student, made when it is asked for."""
+
+    seed: int
+    key: str
+    """Names what the update depends on, besides the bank's models."""
+    experiment: Experiment
+    """Its settings: what a table of results calls the regime."""
+    student: Callable[[Progress, StopRequest], Any]
+    """The updated student on its device."""
+    discard: Callable[[], None] = lambda: None
+    """Drop what a killed update would need to go on."""
+
+
+def make_updates(bank: Bank, runtime: Runtime) -> list[Update]:
+    """The updates asked for, checked: no prompt that an update trains on is in the bank."""
+    kind = bank.diagnosis.update
+    if kind.startswith("run:"):
+        names = [name.strip() for name in kind.removeprefix("run:").split(",")]
+        found = [_of_run(name, bank, runtime) for name in names]
+        _check_alike(found)
+    else:
+        make = {"train": _trained, "one_step": _one_step}[kind]
+        found = [make(seed, bank, runtime) for seed in bank.diagnosis.update_seeds]
+    if kind != "one_step":
+        for update in found:
+            check_disjoint(bank, update.experiment)
+    return found
+
+
+def check_disjoint(bank: Bank, experiment: Experiment) -> None:
+    """Raises ConfigError where the update trains on a prompt of the bank."""
+    held_out = {prompt.text for prompt in bank.prompts}
+    prompts = get_prompts(experiment.prompts)
+    for step in range(experiment.steps):
+        for prompt in prompts.draw(step, experiment.prompts_per_step, experiment.seed):
+            if prompt.text in held_out:
+                raise ConfigError(
+                    f"prompts: {experiment.prompts!r} gives prompt {prompt.id!r} to step "
+                    f"{step + 1} of the update, and the bank holds it too"
+                )
+
+
+# --- train ---------------------------------------------------------------------------------------
+
+
+def _trained(seed: int, bank: Bank, runtime: Runtime) -> Update:
+    experiment = bank.experiment.model_copy(update={"seed": seed})
+    inside = runtime.model_copy(update={"runs_dir": runtime.runs_dir / "updates"})
+    plan = make_plan(experiment, inside)
+
+    def student(progress: Progress, stop: StopRequest) -> Any:
+        trainer = _open_trainer(plan, inside)
+        train(trainer, progress, stop, lambda step: {})
+        return trainer.accelerator.unwrap_model(trainer.student)
+
+    def discard() -> None:
+        shutil.rmtree(plan.folder.path, ignore_errors=True)
+
+    return Update(seed, plan.run_id, plan.experiment, student, discard)
+
+
+def _open_trainer(plan: Plan, runtime: Runtime) -> Trainer:
+    plan.folder.create(plan.experiment.model_dump(mode="json"), plan.points_to)
+    return Trainer(plan, load_pair(plan.pair), runtime)
+
+
+# --- one step on the bank ------------------------------------------------------------------------
+
+
+def _one_step(seed: int, bank: Bank, runtime: Runtime) -> Update:
+    changed = {"seed": seed, "steps": 1, "warmup_steps": 0, "schedule": "constant"}
+    experiment = bank.experiment.model_copy(update=changed)
+    inside = runtime.model_copy(update={"runs_dir": runtime.runs_dir / "updates"})
+    plan = make_plan(experiment, inside)
+
+    def student(progress: Progress, stop: StopRequest) -> Any:
+        progress.start(f"one step, seed {seed}", 1)
+        trainer = Trainer(plan, load_pair(plan.pair), inside)
+        rollout = whole(bank, trainer.accelerator.device)
+        count_P = drawn_counts(seed, len(bank.prompts))
+        count_B = np.repeat(count_P, bank.diagnosis.samples_per_prompt)
+        weight_BT = rollout.mask_BT * torch.tensor(count_B, device=rollout.mask_BT.device)[:, None]
+        selection = Selection(weight_BT > 0, weight_BT.float(), float(weight_BT.sum()))
+        with trainer.accelerator.autocast():
+            loss, _ = trainer.update(rollout, selection, None)
+        progress.update(1, loss=loss)
+        return trainer.accelerator.unwrap_model(trainer.student)
+
+    key = f"one_step-s{seed}-{digest8([bank.id, identity_of(experiment)])}"
+    return Update(seed, key, plan.experiment, student)
+
+
+def drawn_counts(seed: int, prompts: int) -> np.ndarray:
+    """How often each prompt is in the step's batch: as many as there are, with replacement."""
+    generator = np.random.default_rng([seed, 0x0E57E9])
+    return np.bincount(generator.integers(prompts, size=prompts), minlength=prompts)
+
+
+def whole(bank: Bank, device: torch.device) -> Rollout:
+    """The bank as one rollout, padded to its longest response."""
+    parts = [rollout for _, rollout in bank.rollouts(device)]
+
+    def padded(name: str) -> torch.Tensor:
+        values = [getattr(part, name) for part in parts]
+        width = max(value.shape[1] for value in values)
+        pad = torch.nn.functional.pad
+        return torch.cat([pad(value, (0, width - value.shape[1])) for value in values])
+
+    return Rollout(
+        token_BT=padded("token_BT"),
+        mask_BT=padded("mask_BT"),
+        student_logprob_BT=padded("student_logprob_BT"),
+        prompt_id_B=tuple(name for part in parts for name in part.prompt_id_B),
+        finish_reason_B=tuple(reason for part in parts for reason in part.finish_reason_B),
+        sequence_BL=padded("sequence_BL"),
+        prompt_length_B=torch.cat([part.prompt_length_B for part in parts]),
+        row_key_B=tuple(key for part in parts for key in part.row_key_B),
+        length_B=tuple(length for part in parts for length in part.length_B),
+    )
+
+
+# --- the checkpoint of a run ---------------------------------------------------------------------
+
+
+def _of_run(name: str, bank: Bank, runtime: Runtime) -> Update:
+    folder = next((f for f in (runtime.runs_dir / name, Path(name)) if f.is_dir()), None)
+    if folder is None or not (folder / "experiment.json").is_file():
+        raise ConfigError(f"update: run {name!r} is neither in {runtime.runs_dir} nor a run folder")
+    if not (folder / "model").is_dir():
+        raise ConfigError(f"update: run {name!r} has no trained model yet; finish it first")
+    saved = json.loads((folder / "experiment.json").read_text())
+    experiment = Experiment.parse(saved["experiment"])
+    for side, digest in bank.points_to.items():
+        if saved["points_to"][side] != digest:
+            raise ConfigError(
+                f"update: run {name!r} has another {side} than pair {bank.pair.name!r}"
+            )
+    path = str(folder / "model")
+
+    def student(progress: Progress, stop: StopRequest) -> Any:
+        return load_model(path).to(make_accelerator(experiment, runtime).device)
+
+    return Update(experiment.seed, f"run-{content_sha256(path)[:16]}", experiment, student)
+
+
+def _check_alike(updates: Sequence[Update]) -> None:
+    """Several runs are one update with several seeds, or an error."""
+    settings = [u.experiment.model_copy(update={"seed": 0}) for u in updates]
+    seeds = [update.seed for update in updates]
+    if any(one != settings[0] for one in settings) or len(set(seeds)) != len(seeds):
+        raise ConfigError("update: several runs must be one experiment with different seeds")
