@@ -8,6 +8,7 @@ from bench.config import ConfigError, Experiment, Runtime, unknown_name
 from bench.evaluate import check_tasks
 from bench.models import content_sha256
 from bench.pairs import Pair, get_pair
+from bench.panel import Panel, make_panel
 from bench.prompts import PromptSet, get_prompts
 from bench.records import RunFolder, digest8
 from bench.registry import Selector, get_selector
@@ -26,6 +27,8 @@ class Plan:
     """Hashes of what the experiment names but does not hold: rule, models, tokenizers."""
     run_id: str
     folder: RunFolder
+    panel: Panel
+    """The rules that are shadowed; no part of the identity."""
 
 
 def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
@@ -40,6 +43,7 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     for name in runtime.log_signals:
         if name not in SIGNAL_NAMES:
             raise unknown_name("log_signals", name, SIGNAL_NAMES)
+    panel = make_panel(runtime.shadow, selector)
     points_to = {
         "selector": selector.code_sha256(),
         "teacher": content_sha256(pair.teacher),
@@ -49,7 +53,7 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     name = f"{slug(experiment.selector)}-keep{experiment.keep:g}-s{experiment.seed}"
     run_id = f"{name}-{digest8(identity)}"
     folder = RunFolder(runtime.runs_dir / run_id)
-    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder)
+    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel)
 
 
 def identity_of(experiment: Experiment) -> dict[str, Any]:

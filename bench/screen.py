@@ -17,6 +17,7 @@ PHASES = {
     "teacher": "teacher",
     "score": "student scoring",
     "loss": "loss",
+    "shadow": "shadow panel",
     "evaluate": "evaluation",
     "total": "total",
 }
@@ -31,7 +32,7 @@ def console() -> Console:
 
 def print_record(record: RunRecord) -> None:
     """The run's verdict: accuracies, tokens, seconds, memory and where everything is."""
-    out, experiment = console(), record.experiment
+    out, experiment, seconds = console(), record.experiment, record.seconds
     title = (
         f"{experiment['selector']} at keep {experiment['keep']:g} on {experiment['pair']}, "
         f"seed {experiment['seed']}, {experiment['steps']} steps"
@@ -47,7 +48,8 @@ def print_record(record: RunRecord) -> None:
     facts.add_row("realised keep", f"{record.realised_keep:.4f}")
     if record.effective_sample_size is not None:
         facts.add_row("effective sample size", f"{record.effective_sample_size:,.0f} tokens")
-    facts.add_row("seconds", ", ".join(f"{v} {record.seconds[k]:.1f}" for k, v in PHASES.items()))
+    phases = [f"{v} {seconds[k]:.1f}" for k, v in PHASES.items() if k in seconds]
+    facts.add_row("seconds", ", ".join(phases))
     facts.add_row("peak memory", f"{record.peak_memory_bytes / 2**20:,.0f} MiB")
     facts.add_row("run folder", escape(record.folder))
     out.print(facts)

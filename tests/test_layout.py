@@ -8,29 +8,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"config", "keys", "population", "objectives", "stats", "arithmetic", "progress"}
+LEAVES = {"config", "keys", "population", "objectives", "stats", "arithmetic", "progress",
+          "token_classes"}  # fmt: skip
 LAYER = {
     **dict.fromkeys(LEAVES, 0),
     **dict.fromkeys(("budget", "signals", "pairs", "prompts"), 1),
     **dict.fromkeys(("registry", "records", "models", "evaluate"), 2),
+    "gradients": 2,
     "rollout": 3,
+    "panel": 3,
+    "token_bank": 4,
     "passes": 4,
     "plan": 4,
     "checkpoints": 4,
-    "engine": 5,
-    "run": 6,
-    "sweepfile": 6,
-    "storage": 6,
-    "workers": 6,
-    "tuning": 7,
+    "shadow": 5,
+    "engine": 6,
+    "run": 7,
+    "sweepfile": 7,
+    "storage": 7,
+    "workers": 7,
+    "tuning": 8,
     "leaderboard": 3,
     "sheets": 4,
     "figures": 4,
-    "sweep": 8,
-    "screen": 8,
-    "cli": 9,
-    "__main__": 10,
-    "__init__": 10,
+    "sweep": 9,
+    "screen": 9,
+    "cli": 10,
+    "__main__": 11,
+    "__init__": 11,
 }
 """Each module may import only from layers below its own."""
 
