@@ -218,6 +218,49 @@ def leaderboard(
         fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
 
 
+@app.command
+def overlap(
+    run: str,
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the figures (default: overlap/ in the run folder).")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Which rules keep the same tokens, and what kind: a run's shadow log as tables and figures."""
+    from bench import overlap_figures, screen
+    from bench.overlap import read_shadow
+
+    folder = next((f for f in (runs_dir / run, Path(run)) if f.is_dir()), None)
+    if folder is None:
+        raise ConfigError(f"run: {run!r} is neither a run in {runs_dir} nor a folder")
+    path = folder / "shadow.jsonl"
+    if not path.is_file():
+        raise ConfigError(
+            f"run: {run!r} has no shadow.jsonl; bench run --shadow all writes one while it trains "
+            "(a finished run is not run again: give another --runs-dir)"
+        )
+    found = read_shadow(read_text(path), folder.resolve().name)
+    out = out or folder / "overlap"
+    for name, content in overlap_figures.draw_overlap(found).items():
+        write_file(out / name, content)
+    if as_json:
+        print_json(found.to_json() | {"figures": str(out)})
+    else:
+        screen.print_overlap(found)
+        print(f"figures in {out}")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A file in a folder that need not be there. Raises ConfigError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+
 def read_text(path: Path) -> str:
     """The text of a file given by the user."""
     try:

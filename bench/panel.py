@@ -59,7 +59,7 @@ def make_panel(names: Sequence[str], own: Selector) -> Panel:
             rule = get_selector(name)
         except ConfigError as error:
             if name not in selector_names() or name in names:
-                raise
+                raise ConfigError(f"shadow: {error}") from error
             skipped[name] = str(error)
             continue
         label = _label(rule)

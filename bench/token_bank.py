@@ -90,14 +90,14 @@ def bank_table(banked: BankedStep) -> pa.Table:
         "token_class": pa.array([TOKEN_CLASSES[place] for place in class_N]),
         "selected": _array(banked.selected_BT[mask_BT]),
         "weight": _array(banked.weight_BT[mask_BT]),
-        "logit_gradient_norm": _array(banked.gradient_N),
+        "logit_gradient_norm": _array(banked.gradient_N.float()),
     }
     descriptions = {}
     computed = signals.computed()
     for name, value in computed.items():
         column = name.rpartition("_")[0]
         value_N = value[mask_BT.nonzero()[:, 0]] if value.ndim == 1 else value[mask_BT]
-        columns[column] = _array(value_N if value_N.is_floating_point() else value_N.int())
+        columns[column] = _array(value_N.float() if value_N.is_floating_point() else value_N.int())
         descriptions[column] = _definitions().get(name, "")
     for label, score_N, selected_N in zip(
         choices.labels, choices.score_RN, choices.selected_RN, strict=True

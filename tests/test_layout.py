@@ -22,6 +22,8 @@ LAYER = {
     "plan": 4,
     "checkpoints": 4,
     "shadow": 5,
+    "overlap": 3,
+    "overlap_figures": 5,
     "engine": 6,
     "run": 7,
     "sweepfile": 7,
