@@ -252,6 +252,45 @@ def overlap(
         print(f"figures in {out}")
 
 
+@app.command
+def artefacts(
+    *,
+    pairs: Annotated[
+        tuple[str, ...], Parameter(help="Pairs to measure (default: the embedded ones).")
+    ] = (),
+    batches: Annotated[int, Parameter(help="Rollouts per pair, one a seed.")] = 20,
+    render: Annotated[
+        bool, Parameter(help="Measure nothing; write the page from its JSON again.", negative=())
+    ] = False,
+    out: Annotated[Path, Parameter(help="Folder of artefacts.json and artefacts.md.")] = Path(
+        "results"
+    ),
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure what conventions of published code (ties, floors, padding, refill) do to masks."""
+    from bench.artefact_sheet import page
+
+    if render:
+        found = json.loads(read_text(out / "artefacts.json"))
+    else:
+        from bench.artefacts import measure_artefacts
+        from bench.pairs import pair_names
+        from bench.progress import open_progress
+
+        if batches < 2:
+            raise ConfigError(f"batches: {batches} is not accepted: 2 or more, for a spread")
+        with open_progress("auto") as progress:
+            found = measure_artefacts(pairs or pair_names(), batches, progress)
+        text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        write_file(out / "artefacts.json", (text.replace("},{", "},\n{") + "\n").encode())
+    write_file(out / "artefacts.md", page(found).encode())
+    if as_json:
+        print_json(found)
+    else:
+        print(f"{out / 'artefacts.md'}: {found['settings']['batches']} batches per pair")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """A file in a folder that need not be there. Raises ConfigError where it cannot be written."""
     try:

@@ -23,6 +23,8 @@ LAYER = {
     "checkpoints": 4,
     "shadow": 5,
     "overlap": 3,
+    "artefacts": 5,
+    "artefact_sheet": 3,
     "overlap_figures": 5,
     "engine": 6,
     "run": 7,
