@@ -125,7 +125,9 @@ def draw_batch(pair: LoadedPair, experiment: Experiment, seed: int) -> Batch:
     student_NV, teacher_NV = _logits(pair, rollout)
     token_N = rollout.token_BT[rollout.mask_BT]
     signals = _signals(rollout, Chunk(student_NV, teacher_NV, token_N, experiment.k), seed)
-    filled = _with_padding_as_tokens(rollout, pair.tokenizer.pad_token_id)
+    pad = pair.tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    filled = _with_padding_as_tokens(rollout, pad)
     chunk = Chunk(*_logits(pair, filled), filled.token_BT[filled.mask_BT], experiment.k)
     return Batch(
         seed, rollout, signals, student_NV.log_softmax(-1), teacher_NV.log_softmax(-1),

@@ -100,7 +100,7 @@ def _write_cells(
     axes: Axes, value_RR: np.ndarray, where_RR: np.ndarray, dark: float, size: float
 ) -> None:
     for y, x in zip(*np.nonzero(where_RR & ~np.isnan(value_RR)), strict=True):
-        value = value_RR[y, x]
+        value = float(value_RR[y, x])
         text = f"{round(100 * value)}".replace("-", "−")
         colour = "white" if abs(value) > dark else BLACK
         axes.text(x, y, text, ha="center", va="center", fontsize=size, color=colour)

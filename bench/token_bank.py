@@ -162,6 +162,7 @@ def _definitions() -> dict[str, str]:
     found = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-            found[field.target.id] = str(text.value.value) if is_text else ""
+            match text:
+                case ast.Expr(ast.Constant(str(definition))):
+                    found[field.target.id] = definition
     return found

@@ -165,6 +165,20 @@ def test_the_banks_columns_are_those_that_are_documented(shadowed):
     assert "".join(first["text"]) == decoded or "�" in decoded
 
 
+def test_what_is_banked_does_not_depend_on_where_the_run_had_it_from(tmp_path):
+    """Hidden states of the scoring pass, of the loss, or of passes for the panel alone."""
+    banks = []
+    for number, selector in enumerate(("teachability", "full", "entropy", "random")):
+        settings = {"micro_batch": 2, **ALL}
+        found = trainer(tmp_path / str(number), settings, selector=selector, steps=1)
+        run_steps(found)
+        banks.append(bank(found))
+    for other in banks[1:]:
+        assert other["token_id"].equals(banks[0]["token_id"])
+        for name in ("student_entropy", "teacher_entropy", "forward_kl", "logit_gradient_norm"):
+            np.testing.assert_allclose(other[name], banks[0][name], rtol=1e-4, atol=1e-5)
+
+
 def test_every_nth_step_is_logged_and_banked(tmp_path):
     found = trainer(
         tmp_path, {"shadow": ("entropy", "tip"), "shadow_every": 2, "token_bank": 3}, steps=5
