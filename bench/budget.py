@@ -1,5 +1,6 @@
 """scores + mask -> exactly the budgeted tokens. A selector ranks; this file spends."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from typing import Literal
@@ -111,17 +112,30 @@ def _best_first(
     shape = (mask_BT.shape[0], mask_BT.shape[1])
     eligible_BT = mask_BT & (score_BT > -torch.inf)
     row_N, position_N = eligible_BT.nonzero(as_tuple=True)
-    if ties == "hash":
-        tie_BT = keyed_bits(seed, "tie", step, row_key_B, shape, device=mask_BT.device)
-        tie_N = tie_BT[row_N, position_N]
-    elif ties == "earlier":
-        tie_N = position_N * shape[0] + row_N
-    else:
-        raise ValueError(f"ties: {ties!r} is not accepted: 'hash' or 'earlier'")
+    tie_N = _tie_order(row_N, position_N, shape, ties, seed, step, row_key_B, mask_BT.device)
     by_tie_N = torch.argsort(tie_N, stable=True)
     score_N = score_BT.detach()[row_N, position_N][by_tie_N]
     order_N = by_tie_N[torch.argsort(score_N, descending=True, stable=True)]
     return (row_N * shape[1] + position_N)[order_N], row_N[order_N]
+
+
+def _tie_order(
+    row_N: Tensor,
+    position_N: Tensor,
+    shape: tuple[int, int],
+    ties: str,
+    seed: int,
+    step: int,
+    row_key_B: RowKeys | None,
+    device: torch.device,
+) -> Tensor:
+    """int64 (N,): of two tokens with one score, the one with the lower number is kept."""
+    if ties == "hash":
+        tie_BT = keyed_bits(seed, "tie", step, row_key_B, shape, device=device)
+        return tie_BT[row_N, position_N]
+    if ties == "earlier":
+        return position_N * shape[0] + row_N
+    raise ValueError(f"ties: {ties!r} is not accepted: 'hash' or 'earlier'")
 
 
 def _rank_within_row(row_N: Tensor, eligible_B: Tensor) -> Tensor:
@@ -132,3 +146,72 @@ def _rank_within_row(row_N: Tensor, eligible_B: Tensor) -> Tensor:
     place_N = torch.arange(row_N.numel(), device=row_N.device)
     rank_N[by_row_N] = place_N - first_B[row_N[by_row_N]]
     return rank_N
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What each of R rules keeps of the N tokens under the mask, in row-major order."""
+
+    selected_RN: Tensor
+    """bool."""
+    tied_R: Tensor
+    """int64: kept tokens for which one of equal score was left out, so that the tie rule chose.
+    Tokens that `min_keep_per_response` adds do not count."""
+
+
+def select_each(
+    score_RN: Tensor,
+    mask_BT: Tensor,
+    *,
+    keep: float = 0.05,
+    scope: Literal["batch", "response"] = "batch",
+    min_keep_per_response: int = 0,
+    ties: Literal["hash", "earlier"] = "hash",
+    seed: int = 0,
+    step: int = 0,
+    row_key_B: RowKeys | None = None,
+) -> Spent:
+    """`select_tokens` of many rules at once: the same masks, one order of ties for all of them.
+
+    score_RN    float (R, N): a rule's scores of the tokens under the mask, in row-major order; no
+                NaN. A rule with too few scores above -inf keeps fewer tokens.
+    """
+    shape = (mask_BT.shape[0], mask_BT.shape[1])
+    row_N, position_N = mask_BT.nonzero(as_tuple=True)
+    length_B = mask_BT.sum(1)
+    rules, tokens = score_RN.shape
+    tie_N = _tie_order(row_N, position_N, shape, ties, seed, step, row_key_B, mask_BT.device)
+    by_tie_N = torch.argsort(tie_N, stable=True)
+    by_score_RN = torch.argsort(score_RN[:, by_tie_N], dim=1, descending=True, stable=True)
+    order_RN = by_tie_N[by_score_RN]  # best first
+    place_1N = torch.arange(tokens, device=mask_BT.device)[None]
+    selected_RN = torch.zeros(rules, tokens, dtype=torch.bool, device=mask_BT.device)
+    within_RN = torch.zeros_like(order_RN)
+    if scope == "response" or min_keep_per_response:
+        by_row_RN = order_RN.gather(1, torch.argsort(row_N[order_RN], dim=1, stable=True))
+        first_B = length_B.cumsum(0) - length_B
+        within_RN.scatter_(1, by_row_RN, (place_1N - first_B[row_N]).expand(rules, tokens))
+    if scope == "batch":
+        spend = budget(keep, tokens)
+        selected_RN.scatter_(1, order_RN, (place_1N < spend).expand(rules, tokens))
+        unit_N, units = torch.zeros_like(row_N), 1
+    elif scope == "response":
+        spend_B = torch.tensor([budget(keep, n) for n in length_B.tolist()]).to(row_N.device)
+        selected_RN = within_RN < spend_B[row_N]
+        unit_N, units = row_N, shape[0]
+    else:
+        raise ValueError(f"scope: {scope!r} is not accepted: 'batch' or 'response'")
+    selected_RN &= score_RN > -torch.inf
+    tied_R = _tied(score_RN, selected_RN, unit_N, units)
+    if min_keep_per_response:
+        selected_RN |= (within_RN < min_keep_per_response) & (score_RN > -torch.inf)
+    return Spent(selected_RN, tied_R)
+
+
+def _tied(score_RN: Tensor, selected_RN: Tensor, unit_N: Tensor, units: int) -> Tensor:
+    """Kept tokens whose score is that of the best token left out of the same unit."""
+    unit_RN = unit_N.expand_as(score_RN)
+    left_RN = score_RN.masked_fill(selected_RN, -torch.inf)
+    best_RU = score_RN.new_full((score_RN.shape[0], units), -torch.inf)
+    best_RU = best_RU.scatter_reduce(1, unit_RN, left_RN, "amax")
+    return (selected_RN & (score_RN == best_RU.gather(1, unit_RN))).sum(1)

@@ -372,6 +372,88 @@ def leaderboard(
         fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
 
 
+@app.command
+def overlap(
+    run: str,
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the figures (default: overlap/ in the run folder).")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Which rules keep the same tokens, and what kind: a run's shadow log as tables and figures."""
+    from bench import overlap_figures, screen
+    from bench.overlap import read_shadow
+
+    folder = next((f for f in (runs_dir / run, Path(run)) if f.is_dir()), None)
+    if folder is None:
+        raise ConfigError(f"run: {run!r} is neither a run in {runs_dir} nor a folder")
+    path = folder / "shadow.jsonl"
+    if not path.is_file():
+        raise ConfigError(
+            f"run: {run!r} has no shadow.jsonl; bench run --shadow all writes one while it trains "
+            "(a finished run is not run again: give another --runs-dir)"
+        )
+    found = read_shadow(read_text(path), folder.resolve().name)
+    out = out or folder / "overlap"
+    for name, content in overlap_figures.draw_overlap(found).items():
+        write_file(out / name, content)
+    if as_json:
+        print_json(found.to_json() | {"figures": str(out)})
+    else:
+        screen.print_overlap(found)
+        print(f"figures in {out}")
+
+
+@app.command
+def artefacts(
+    *,
+    pairs: Annotated[
+        tuple[str, ...], Parameter(help="Pairs to measure (default: the embedded ones).")
+    ] = (),
+    batches: Annotated[int, Parameter(help="Rollouts per pair, one a seed.")] = 20,
+    render: Annotated[
+        bool, Parameter(help="Measure nothing; write the page from its JSON again.", negative=())
+    ] = False,
+    out: Annotated[Path, Parameter(help="Folder of artefacts.json and artefacts.md.")] = Path(
+        "results"
+    ),
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure what conventions of published code (ties, floors, padding, refill) do to masks."""
+    from bench.artefact_sheet import page
+
+    if render:
+        found = json.loads(read_text(out / "artefacts.json"))
+    else:
+        from bench.artefacts import measure_artefacts
+        from bench.pairs import pair_names
+        from bench.progress import open_progress
+
+        if batches < 2:
+            raise ConfigError(f"batches: {batches} is not accepted: 2 or more, for a spread")
+        with open_progress("auto") as progress:
+            found = measure_artefacts(pairs or pair_names(), batches, progress)
+        text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        write_file(out / "artefacts.json", (text.replace("},{", "},\n{") + "\n").encode())
+    write_file(out / "artefacts.md", page(found).encode())
+    if as_json:
+        print_json(found)
+    else:
+        print(f"{out / 'artefacts.md'}: {found['settings']['batches']} batches per pair")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A file in a folder that need not be there. Raises ConfigError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+
 def read_text(path: Path) -> str:
     """The text of a file given by the user."""
     try:

@@ -262,6 +262,14 @@ class Runtime(_Settings):
     """Steps between checkpoints; the last two are kept."""
     log_signals: tuple[str, ...] = ()
     """Further signals whose means are logged (costs their computation)."""
+    shadow: tuple[str, ...] = ()
+    """Rules whose masks are logged beside the run's own, and never trained on: `all`, or names."""
+    shadow_every: Count = 1
+    """Steps from one line of shadow.jsonl to the next."""
+    shadow_keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Budget of the logged masks (default: the run's keep; 0.05 where the run keeps all tokens)."""
+    token_bank: CountOrZero = 0
+    """Write every Nth step's tokens to parquet in the run folder; 0 turns it off."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """A live bar on a terminal, plain lines elsewhere."""
 

@@ -25,9 +25,11 @@ from bench.models import LoadedPair
 from bench.objectives import token_scale
 from bench.passes import (
     LossInputs,
+    LossOutputs,
     PassSettings,
     Scored,
     accumulate_loss,
+    observe_rollout,
     sampled_logprob,
     score_rollout,
 )
@@ -37,6 +39,7 @@ from bench.progress import Progress
 from bench.records import peak_memory_bytes
 from bench.registry import SelectorError, get_selector
 from bench.rollout import Rollout, sample_rollout
+from bench.shadow import Shadow
 from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
 
 
@@ -91,19 +94,30 @@ class Trainer:
         self.schedule = make_schedule(optimizer, self.experiment)
         self.accelerator.register_for_checkpointing(self.schedule)
         self.totals = Totals()
+        self.shadow = (
+            Shadow(plan.panel, self.experiment, runtime, loaded, plan.folder)
+            if runtime.shadow or runtime.token_bank
+            else None
+        )
 
     def step(self, step: int) -> dict[str, Any]:
         """One update from step `step` (from 0); returns its line of metrics."""
         timer = Timer(self.totals.seconds)
+        shadow = self.shadow if self.shadow is not None and self.shadow.is_due(step) else None
         with self.accelerator.autocast():
             with timer.phase("rollout"):
                 rollout = self.rollout(step)
-            signals, teacher_hidden_ND = self.signals(rollout, step, timer)
+            signals, scored = self.signals(rollout, step, timer)
             with timer.phase("score"):
                 selection = self.select(signals, rollout, step)
             with timer.phase("loss"):
-                loss, grad_norm = self.update(rollout, selection, teacher_hidden_ND)
-        return self.metrics(step, rollout, signals, selection, loss, grad_norm, timer)
+                outputs = self.gradient(rollout, selection, scored.teacher_hidden_ND, shadow)
+            if shadow is not None:
+                with timer.phase("shadow"):
+                    self.observe(shadow, step, rollout, signals, selection, scored, outputs)
+            with timer.phase("loss"):
+                grad_norm = self.update(outputs.loss)
+        return self.metrics(step, rollout, signals, selection, outputs.loss, grad_norm, timer)
 
     def rollout(self, step: int) -> Rollout:
         experiment, pair = self.experiment, self.pair
@@ -123,10 +137,8 @@ class Trainer:
             batch=self.runtime.rollout_batch,
         )
 
-    def signals(
-        self, rollout: Rollout, step: int, timer: "Timer"
-    ) -> tuple[TokenSignals, Tensor | None]:
-        """Signals of the whole optimizer batch, and the teacher's hidden states if computed."""
+    def signals(self, rollout: Rollout, step: int, timer: "Timer") -> tuple[TokenSignals, Scored]:
+        """Signals of the whole optimizer batch, and what the pass that found them leaves behind."""
         scored = score_rollout(
             self.student, self.teacher, rollout, self.pair.vocabulary, self.names,
             self.experiment.k, self.settings,
@@ -141,7 +153,7 @@ class Trainer:
         )  # fmt: skip
         with timer.phase("score"):
             extra = {name: self.extra(name, rollout, step, scored) for name in self.extra_names}
-        return with_signals(base, {**scored.values, **extra}), scored.teacher_hidden_ND
+        return with_signals(base, {**scored.values, **extra}), scored
 
     def extra(self, name: str, rollout: Rollout, step: int, scored: Scored) -> Tensor:
         """One of EXTRA_SIGNALS: (B,), or (N,) over the sampled tokens."""
@@ -168,7 +180,7 @@ class Trainer:
         clipped, scored = self.totals.clipped_steps, self.totals.scored
         everything = rollout.mask_BT.float()
         whole = Selection(rollout.mask_BT, everything, float(everything.sum()))
-        self.update(rollout, whole, teacher_hidden_ND)
+        self.update(self.gradient(rollout, whole, teacher_hidden_ND).loss)
         after_N = self.forward_kl(rollout)
         with torch.no_grad():
             for parameter, weight in zip(self.student.parameters(), weights, strict=True):
@@ -214,19 +226,55 @@ class Trainer:
             raise SelectorError(f"selector {selector.name!r}: {error}") from error
         return Selection(selected_BT, selected_BT.float(), float(selected_BT.sum()), keep)
 
-    def update(
-        self, rollout: Rollout, selection: Selection, teacher_hidden_ND: Tensor | None
-    ) -> tuple[float, float]:
-        """Gradient over the selection, clip, AdamW step. Nothing is updated if it is not finite."""
+    def gradient(
+        self,
+        rollout: Rollout,
+        selection: Selection,
+        teacher_hidden_ND: Tensor | None,
+        shadow: Shadow | None = None,
+    ) -> LossOutputs:
+        """Loss and gradient over the selection."""
         scale_BT = token_scale(selection.weight_BT, rollout.mask_BT, self.experiment.normalize)
         inputs = LossInputs(
-            self.experiment.objective, self.experiment.objective_params, scale_BT, teacher_hidden_ND
-        )
-        loss, scored = accumulate_loss(
+            self.experiment.objective, self.experiment.objective_params, scale_BT,
+            teacher_hidden_ND, keeps_hidden=shadow is not None,
+        )  # fmt: skip
+        outputs = accumulate_loss(
             self.student, self.teacher, rollout, self.pair.vocabulary, inputs, self.settings,
             self.accelerator.backward,
         )  # fmt: skip
-        self.totals.scored += scored
+        self.totals.scored += outputs.scored
+        return outputs
+
+    def observe(
+        self,
+        shadow: Shadow,
+        step: int,
+        rollout: Rollout,
+        signals: TokenSignals,
+        selection: Selection,
+        scored: Scored,
+        outputs: LossOutputs,
+    ) -> None:
+        """The shadow panel on this step's tokens, before the update; changes nothing of the run.
+
+        Signals and hidden states that the run has are not computed again, and what is computed
+        for the panel alone counts in none of the run's costs but `seconds["shadow"]`.
+        """
+        lacking = [name for name in shadow.needs(step) if getattr(signals, name) is None]
+        student_ND, teacher_ND = scored.student_hidden_ND, scored.teacher_hidden_ND
+        found = observe_rollout(
+            self.student, self.teacher, rollout, self.pair.vocabulary, lacking,
+            self.experiment.k, self.settings,
+            objective=self.experiment.objective,
+            objective_params=self.experiment.objective_params,
+            student_hidden_ND=outputs.student_hidden_ND if student_ND is None else student_ND,
+            teacher_hidden_ND=outputs.teacher_hidden_ND if teacher_ND is None else teacher_ND,
+        )  # fmt: skip
+        shadow.record(step, signals, found, rollout, selection.selected_BT, selection.weight_BT)
+
+    def update(self, loss: float) -> float:
+        """Clip, AdamW step; returns the gradient's norm. Nothing is updated if it is not finite."""
         limit = self.experiment.gradient_clip
         norm = float(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))  # type: ignore[arg-type]
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -235,7 +283,7 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        return loss, norm
+        return norm
 
     def metrics(
         self,
@@ -281,7 +329,7 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
         trainer.totals = Totals(**checkpoint.load(trainer.accelerator))
         checkpoint.load_selector(trainer.selector)
         first = checkpoint.step
-    folder.cut_metrics(first)
+    folder.cut_logs(first)
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
     with stop.deferred():
@@ -377,8 +425,8 @@ class Timer:
         self.step: dict[str, float] = dict.fromkeys(totals, 0.0)
 
     def add(self, phase: str, seconds: float) -> None:
-        self.step[phase] += seconds
-        self.totals[phase] += seconds
+        self.step[phase] = self.step.get(phase, 0.0) + seconds
+        self.totals[phase] = self.totals.get(phase, 0.0) + seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -50,6 +51,15 @@ STYLE: dict[str, Any] = {
 }
 
 
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Inside, every figure has STYLE on top of matplotlib's own defaults."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)  # pyright: ignore
+        yield
+
+
 def draw_all(tables: Sequence[Table]) -> dict[str, bytes]:
     """File name -> content of every figure that has data, each as SVG and PNG."""
     return render(_figures(tables))
@@ -57,13 +67,11 @@ def draw_all(tables: Sequence[Table]) -> dict[str, bytes]:
 
 def render(figures: Iterable[tuple[str, Figure]]) -> dict[str, bytes]:
     """File name -> content of named figures, each as SVG and PNG, drawn in the house style."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)  # pyright: ignore
+    with house_style():
         drawn = {}
         for name, figure in figures:
             for kind in ("svg", "png"):
-                drawn[f"figures/{name}.{kind}"] = _bytes(figure, kind)
+                drawn[f"figures/{name}.{kind}"] = figure_bytes(figure, kind)
         return drawn
 
 
@@ -93,7 +101,8 @@ def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
             yield f"k-{'-'.join(map(slug, place))}", figure
 
 
-def _bytes(figure: Figure, kind: str) -> bytes:
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as svg or png."""
     file = BytesIO()
     metadata = {"Date": None, "Creator": "opd-bench"} if kind == "svg" else {"Software": None}
     figure.savefig(file, format=kind, dpi=200, metadata=metadata)

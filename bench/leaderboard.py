@@ -131,8 +131,13 @@ class Line:
 
     @property
     def training_seconds(self) -> float:
-        """Mean over seeds, without evaluation: only a pair's first run scores the baselines."""
-        return self.mean_of(lambda run: run.seconds["total"] - run.seconds["evaluate"])
+        """Mean over seeds, without the shadow panel, and without evaluation: only a pair's first
+        run scores the baselines."""
+        return self.mean_of(
+            lambda run: (
+                run.seconds["total"] - run.seconds["evaluate"] - run.seconds.get("shadow", 0.0)
+            )
+        )
 
     def mean_of(self, value) -> float:
         """Mean over seeds of a number of each run."""

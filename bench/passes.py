@@ -1,4 +1,5 @@
-"""The two passes over a rollout: scoring without gradient, and the loss over a fixed selection.
+"""The passes over a rollout: scoring without gradient, the loss over a fixed selection, and what
+the shadow panel reads besides.
 
 Neither holds a (B, T, V) tensor: the backbone runs on micro-batches of responses, the head on
 chunks of positions. Position t of a response is predicted at index `prompt_length + t - 1` of its
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bench.gradients import logit_gradient_norm
 from bench.models import Vocabulary
 from bench.objectives import token_loss
 from bench.rollout import Rollout
-from bench.signals import STUDENT_ONLY, chunk_signals, log_softmax
+from bench.signals import STUDENT_ONLY, Chunk, chunk_signals, log_softmax
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Scored:
     """What the scoring pass found for the N masked tokens, in row-major order."""
 
     values: dict[str, Tensor]
+    student_hidden_ND: Tensor | None
     teacher_hidden_ND: Tensor | None
-    """The teacher's last hidden states, when a signal needed them."""
+    """The last hidden states, of the models that a signal needed."""
     seconds: dict[str, float]
 
 
@@ -55,7 +58,7 @@ def score_rollout(
     needs_teacher = any(name not in STUDENT_ONLY for name in names)
     seconds = {"score": 0.0, "teacher": 0.0}
     if not names:
-        return Scored({}, None, seconds)
+        return Scored({}, None, None, seconds)
     with torch.no_grad():
         start = perf_counter()
         teacher_ND = (
@@ -75,7 +78,7 @@ def score_rollout(
             pieces.append(chunk_signals(student_NV, teacher_NV, token_N[piece], names, k))
     values = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
     seconds = {"teacher": middle - start, "score": perf_counter() - middle}
-    return Scored(values, teacher_ND, seconds)
+    return Scored(values, student_ND, teacher_ND, seconds)
 
 
 def sampled_logprob(
@@ -101,6 +104,20 @@ class LossInputs:
     objective_params: Mapping[str, float]
     scale_BT: Tensor
     teacher_hidden_ND: Tensor | None
+    keeps_hidden: bool = False
+    """Give the hidden states back, where the selection is every token under the mask."""
+
+
+@dataclass(frozen=True)
+class LossOutputs:
+    """What the loss pass found."""
+
+    loss: float
+    scored: int
+    """Positions that the teacher ran on."""
+    student_hidden_ND: Tensor | None
+    teacher_hidden_ND: Tensor | None
+    """The last hidden states of the N masked tokens; None unless asked for and all selected."""
 
 
 def accumulate_loss(
@@ -111,8 +128,8 @@ def accumulate_loss(
     inputs: LossInputs,
     settings: PassSettings,
     backward: Callable[[Tensor], None],
-) -> tuple[float, int]:
-    """Back-propagates the loss in micro-batches; returns it and the positions the teacher scored.
+) -> LossOutputs:
+    """Back-propagates the loss in micro-batches.
 
     Responses with nothing selected are skipped, and so is the tail after the last selected token.
     """
@@ -126,10 +143,16 @@ def accumulate_loss(
         with torch.no_grad():
             teacher_ND = hidden_states(teacher, rollout, active_BT, settings)
         scored = token_N.numel()
+    keeps_hidden = inputs.keeps_hidden and 0 < token_N.numel() == int(rollout.mask_BT.sum())
+    student_ND = torch.empty(0)
     chunk = settings.positions(vocabulary.size)
     total = 0.0
     for rows_M, batch_N in _micro_batches(active_BT, settings.micro_batch):
         hidden_ND = _backbone(student, rollout, rows_M, active_BT)
+        if keeps_hidden:
+            if not student_ND.numel():
+                student_ND = hidden_ND.new_empty(token_N.numel(), hidden_ND.shape[-1])
+            student_ND[batch_N] = hidden_ND.detach()
         loss = ChunkedLoss.apply(
             hidden_ND,
             head_weight(student),
@@ -147,7 +170,53 @@ def accumulate_loss(
         )
         backward(loss)
         total += float(loss.detach())
-    return total, scored
+    known = (student_ND, teacher_ND) if keeps_hidden else (None, None)
+    return LossOutputs(total, scored, *known)
+
+
+OBSERVED_CHUNK = 524_288
+"""Logits (positions x vocabulary) at once in `observe_rollout`: small pieces stay in the cache."""
+OBSERVED_POSITIONS = 256
+"""Yet at least this many positions: the heads of large vocabularies want long matrices."""
+
+
+def observe_rollout(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    rollout: Rollout,
+    vocabulary: Vocabulary,
+    names: Sequence[str],
+    k: int,
+    settings: PassSettings,
+    *,
+    objective: str,
+    objective_params: Mapping[str, float],
+    student_hidden_ND: Tensor | None = None,
+    teacher_hidden_ND: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The named signals of every token under the mask, and `logit_gradient_norm`, for logging.
+
+    Runs a backbone only where its hidden states are not given. Without gradient.
+    """
+    token_N = rollout.token_BT[rollout.mask_BT]
+    positions = max(OBSERVED_POSITIONS, OBSERVED_CHUNK // vocabulary.size)
+    pieces: list[dict[str, Tensor]] = []
+    with torch.no_grad():
+        if student_hidden_ND is None:
+            student_hidden_ND = hidden_states(student, rollout, rollout.mask_BT, settings)
+        if teacher_hidden_ND is None:
+            teacher_hidden_ND = hidden_states(teacher, rollout, rollout.mask_BT, settings)
+        for piece in _chunks(token_N.numel(), min(positions, settings.positions(vocabulary.size))):
+            chunk = Chunk(
+                head_logits(student, student_hidden_ND[piece], vocabulary),
+                head_logits(teacher, teacher_hidden_ND[piece], vocabulary),
+                token_N[piece],
+                k,
+            )
+            found = chunk.signals(names)
+            found["logit_gradient_norm"] = logit_gradient_norm(chunk, objective, objective_params)
+            pieces.append(found)
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def head_logits(model: PreTrainedModel, hidden_ND: Tensor, vocabulary: Vocabulary) -> Tensor:

@@ -11,6 +11,7 @@ from bench.grammar import is_expression
 from bench.keep import keep_name
 from bench.models import content_sha256
 from bench.pairs import Pair, get_pair
+from bench.panel import Panel, make_panel
 from bench.prompts import PromptSet, get_prompts
 from bench.records import RunFolder, digest8
 from bench.registry import Selector, get_selector
@@ -33,6 +34,8 @@ class Plan:
     """Hashes of what the experiment names but does not hold: rule, models, tokenizers."""
     run_id: str
     folder: RunFolder
+    panel: Panel
+    """The rules that are shadowed; no part of the identity."""
 
 
 def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
@@ -47,6 +50,12 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     for name in runtime.log_signals:
         if name not in (*SIGNAL_NAMES, *EXTRA_SIGNALS):
             raise unknown_name("log_signals", name, (*SIGNAL_NAMES, *EXTRA_SIGNALS))
+    if selector.has_memory and (runtime.shadow or runtime.token_bank):
+        raise ConfigError(
+            f"shadow, token_bank: not accepted with selector {selector.name!r}, which has a memory "
+            "across steps: scoring it once more would move that memory"
+        )
+    panel = make_panel(runtime.shadow, selector)
     points_to = {
         "selector": selector.code_sha256(),
         "teacher": content_sha256(pair.teacher),
@@ -64,7 +73,7 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     name += f"-s{experiment.seed}"
     run_id = f"{name}-{digest8(identity)}"
     folder = RunFolder(runtime.runs_dir / run_id)
-    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder)
+    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel)
 
 
 def identity_of(experiment: Experiment) -> dict[str, Any]:

@@ -87,6 +87,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.log = path / "log.txt"
+        self.shadow = path / "shadow.jsonl"
+        self.token_bank = path / "token_bank"
         self._metrics = path / "metrics.jsonl"
         self._record = path / "record.json"
 
@@ -135,6 +137,11 @@ class RunFolder:
         with self._metrics.open("a") as file:
             file.write(canonical_json(line) + "\n")
 
+    def append_shadow(self, line: Mapping[str, Any]) -> None:
+        """One step's line of the shadow panel."""
+        with self.shadow.open("a") as file:
+            file.write(canonical_json(line) + "\n")
+
     def steps_done(self) -> int:
         """Steps that metrics.jsonl has a line for."""
         return self._metrics.read_text().count("\n") if self._metrics.exists() else 0
@@ -159,18 +166,26 @@ class RunFolder:
             for name, of_signal in values.items()
         }
 
-    def cut_metrics(self, steps: int) -> None:
-        """Drop the lines of steps that a resumed run is about to take again."""
-        if not self._metrics.exists():
-            return
-        kept = []
-        for line in self._metrics.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= steps:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                break  # the line that a kill cut short; nothing valid follows it
-        write_text(self._metrics, "".join(kept))
+    def cut_logs(self, steps: int) -> None:
+        """Drop what was logged of steps that a resumed run is about to take again."""
+        for path in (self._metrics, self.shadow):
+            _cut_lines(path, steps)
+        for path in self.token_bank.glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) > steps:
+                path.unlink()
+
+
+def _cut_lines(path: Path, steps: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= steps:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break  # the line that a kill cut short; nothing valid follows it
+    write_text(path, "".join(kept))
 
 
 def write_text(path: Path, text: str) -> None:

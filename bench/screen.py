@@ -9,6 +9,7 @@ from rich.table import Table
 
 from bench.config import Runtime, rows_file
 from bench.keep import keep_name
+from bench.overlap import Overlap
 from bench.records import RunRecord
 from bench.registry import Selector
 
@@ -21,6 +22,7 @@ PHASES = {
     "teacher": "teacher",
     "score": "student scoring",
     "loss": "loss",
+    "shadow": "shadow panel",
     "evaluate": "evaluation",
     "total": "total",
 }
@@ -35,7 +37,7 @@ def console() -> Console:
 
 def print_record(record: RunRecord) -> None:
     """The run's verdict: accuracies, tokens, seconds, memory and where everything is."""
-    out, experiment = console(), record.experiment
+    out, experiment, seconds = console(), record.experiment, record.seconds
     title = (
         f"{experiment['selector']} at keep {keep_name(experiment['keep'])} on "
         f"{experiment['pair']}, seed {experiment['seed']}, {experiment['steps']} steps"
@@ -51,7 +53,8 @@ def print_record(record: RunRecord) -> None:
     facts.add_row("realised keep", f"{record.realised_keep:.4f}")
     if record.effective_sample_size is not None:
         facts.add_row("effective sample size", f"{record.effective_sample_size:,.0f} tokens")
-    facts.add_row("seconds", ", ".join(f"{v} {record.seconds[k]:.1f}" for k, v in PHASES.items()))
+    phases = [f"{v} {seconds[k]:.1f}" for k, v in PHASES.items() if k in seconds]
+    facts.add_row("seconds", ", ".join(phases))
     facts.add_row("peak memory", f"{record.peak_memory_bytes / 2**20:,.0f} MiB")
     facts.add_row("run folder", escape(record.folder))
     out.print(facts)
@@ -216,3 +219,58 @@ def estimate_text(found: Mapping[str, Any] | None, name: str = "value") -> str:
         return f"{found[name]:.3f}"
     low, high = found["ci95"]
     return f"{found[name]:.3f} ({low:.3f} to {high:.3f})"
+
+
+WHOLE_MATRIX = 12
+"""Rules of which a terminal holds every pair."""
+
+
+def print_overlap(found: Overlap) -> None:
+    """A line a rule, in clustered order; all pairs too where they are few."""
+    out = console()
+    steps = f"{len(found.steps)} steps" if len(found.steps) != 1 else "1 step"
+    table = Table(
+        title=f"{escape(found.run_id)}, {steps}, {found.tokens:,} tokens, keep {found.keep:g}",
+        title_justify="left",
+    )
+    table.add_column("rule", no_wrap=True, max_width=36)
+    for name in ("with own", "gradient %", "by ties %", "first tenth x", "top entropy x"):
+        table.add_column(name, justify="right")
+    table.add_column("most alike (Jaccard)", overflow="fold")
+    position_RG, entropy_RG = (found.profiles[name].lift_RG for name in ("position", "entropy"))
+    for place in found.order():
+        name = escape(found.rules[place])
+        table.add_row(
+            name if place else f"[bold]{name}[/bold]",
+            _number(found.jaccard_RR[0, place], 2),
+            _number(100 * found.gradient_R[place], 1),
+            _number(100 * found.tied_R[place], 1),
+            _number(position_RG[place, 0], 1),
+            _number(entropy_RG[place, -1], 1),
+            ", ".join(f"{escape(other)} {value:.2f}" for other, value in found.nearest(place, 1)),
+        )
+    out.print(table)
+    if len(found.rules) <= WHOLE_MATRIX:
+        out.print(_jaccard_table(found))
+    out.print(
+        f"with own: Jaccard with the run's rule, {found.by_chance:.3f} by chance. gradient: share "
+        f"of the norm of {found.gradient_of}'s gradient at the student's logits. by ties: share of "
+        "the kept tokens that the tie rule chose among equal scores. x: times as many kept tokens "
+        "as by chance.",
+        highlight=False,
+    )
+    for name, reason in found.skipped.items():
+        out.print(f"not shown  {escape(name)}: {escape(reason)}", highlight=False)
+
+
+def _jaccard_table(found: Overlap) -> Table:
+    order = found.order()
+    names = [found.rules[place] for place in order]
+    table = Table("Jaccard", *map(escape, names))
+    for place, name in zip(order, names, strict=True):
+        table.add_row(escape(name), *(_number(found.jaccard_RR[place, o], 2) for o in order))
+    return table
+
+
+def _number(value: float, digits: int) -> str:
+    return "—" if value != value else f"{value:.{digits}f}"

@@ -190,6 +190,10 @@ class Chunk:
     def teacher_logprob_on_student_topk_NK(self) -> Tensor:
         return self.teacher_logprob_NV.gather(-1, self.student_topk[1])
 
+    def signals(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The named signals: `[N]` or `[N, K]`, float32 (ids int64)."""
+        return {name: _FORMULAS[name](self) for name in names}
+
     def jsd_N(self) -> Tensor:
         mixture_NV = torch.logaddexp(self.student_logprob_NV, self.teacher_logprob_NV)
         mixture_NV -= torch.log(torch.tensor(2.0))
@@ -275,8 +279,7 @@ def chunk_signals(
     Both logits end at the shared real vocabulary. Raises ValueError for a K beyond the vocabulary.
     """
     with torch.no_grad():
-        chunk = Chunk(student_logit_NV, teacher_logit_NV, token_N, k)
-        return {name: _FORMULAS[name](chunk) for name in names}
+        return Chunk(student_logit_NV, teacher_logit_NV, token_N, k).signals(names)
 
 
 def base_signals(

@@ -112,7 +112,8 @@ def _one_step(seed: int, bank: Bank, runtime: Runtime) -> Update:
         weight_BT = rollout.mask_BT * torch.tensor(count_B, device=rollout.mask_BT.device)[:, None]
         selection = Selection(weight_BT > 0, weight_BT.float(), float(weight_BT.sum()))
         with trainer.accelerator.autocast():
-            loss, _ = trainer.update(rollout, selection, None)
+            loss = trainer.gradient(rollout, selection, None).loss
+            trainer.update(loss)
         progress.update(1, loss=loss)
         return trainer.accelerator.unwrap_model(trainer.student)
 

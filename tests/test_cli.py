@@ -248,6 +248,8 @@ BAD = [
     (["--preset", "papr"], "preset: unknown name 'papr'", "did you mean 'paper'"),
     (["--steps", "2", "--warmup-steps", "2"], "warmup_steps: 2", "smaller than steps"),
     (["--log-signals", "entropy_BT"], "log_signals: unknown name", "did you mean"),
+    (["--shadow", "entropie"], "shadow: selector: unknown name", "did you mean 'entropy'"),
+    (["--shadow-every", "0"], "shadow_every: '0'", "greater than or equal to 1"),
 ]  # fmt: skip
 
 

@@ -8,52 +8,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"config", "keys", "population", "objectives", "stats", "arithmetic", "progress"}
-LAYER = {
-    "keep": -1,
-    **dict.fromkeys(LEAVES, 0),
-    **dict.fromkeys(("budget", "signals", "pairs", "prompts", "grammar"), 1),
-    **dict.fromkeys(("rule", "combine", "records", "models", "evaluate"), 2),
-    "expression": 3,
-    "rollout": 3,
-    "registry": 4,
-    "passes": 4,
-    "plan": 5,
-    "extras": 5,
-    "contract": 5,
-    "catalogue": 5,
-    "checkpoints": 4,
-    "engine": 6,
-    "run": 7,
-    "sweepfile": 7,
-    "storage": 7,
-    "workers": 7,
-    "launch": 8,
-    "tuning": 9,
-    "leaderboard": 3,
-    "sheets": 4,
-    "figures": 4,
-    "compatibility": 1,
-    "bootstrap": 1,
-    "association": 2,
-    "matched": 2,
-    "regression": 2,
-    "contrasts": 3,
-    "bank": 7,
-    "updates": 8,
-    "gain": 9,
-    "diagnostic": 10,
-    "against": 11,
-    "diagnostic_sheet": 4,
-    "diagnostic_figures": 5,
-    "diagnose": 12,
-    "sweep": 10,
-    "screen": 10,
-    "cli": 13,
-    "__main__": 14,
-    "__init__": 14,
-}
-"""Each module may import only from layers below its own."""
+LAYERS = (
+    "arithmetic artefact_sheet bootstrap compatibility keep keys objectives population "
+    "progress stats token_classes",
+    "association budget config regression signals",
+    "combine evaluate gradients grammar matched overlap pairs prompts records rule storage workers",
+    "checkpoints contrasts expression leaderboard models",
+    "diagnostic_sheet figures registry rollout sheets",
+    "catalogue contract diagnostic_figures overlap_figures panel passes",
+    "artefacts extras plan screen token_bank",
+    "shadow sweepfile",
+    "engine",
+    "bank run",
+    "launch updates",
+    "gain tuning",
+    "diagnostic sweep",
+    "against",
+    "diagnose",
+    "cli",
+    "__init__ __main__",
+)
+"""Each module may import only from layers above its own line."""
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 
 BUILDER = {"tiny", "tiny_train", "tiny_measure", "tiny_card"}
 """Makes the embedded pairs; nothing but the command line may import it."""

@@ -62,11 +62,11 @@ def chunked_gradients(pair, sample, selected_BT, objective="reverse_kl", normali
                       settings=WHOLE, teacher_hidden_ND=None):  # fmt: skip
     scale_BT = token_scale(selected_BT.float(), sample.mask_BT, normalize)
     inputs = LossInputs(objective, OBJECTIVES[objective], scale_BT, teacher_hidden_ND)
-    loss, scored = accumulate_loss(
+    found = accumulate_loss(
         pair.student, pair.teacher, sample, pair.vocabulary, inputs, settings,
         lambda loss: loss.backward(),
     )  # fmt: skip
-    return loss, gradients(pair), scored
+    return found.loss, gradients(pair), found.scored
 
 
 def dense_gradients(pair, sample, selected_BT, objective, normalize):

@@ -52,7 +52,7 @@ def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_p
         folder.append_metrics({"step": step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    folder.cut_metrics(2)
+    folder.cut_logs(2)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step":1}\n{"step":2}\n'
     folder.append_metrics({"step": 3, "evaluation": {"tiny": 0.5}})
     assert folder.curve() == [{"step": 3, "tiny": 0.5}]
