@@ -62,6 +62,7 @@ class Trainer:
         self.plan, self.experiment, self.runtime = plan, plan.experiment, runtime
         self.accelerator = make_accelerator(self.experiment, runtime)
         self.pair = loaded
+        self.prompts = plan.prompts.prepare(loaded.tokenizer, loaded.chat)
         self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
         self.names = tuple(dict.fromkeys((*plan.selector.needs, *runtime.log_signals)))
         student = loaded.student.to(self.accelerator.device)
@@ -87,7 +88,7 @@ class Trainer:
 
     def rollout(self, step: int) -> Rollout:
         experiment, pair = self.experiment, self.pair
-        prompts = self.plan.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
+        prompts = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
         return sample_rollout(
             self.student,
             pair.tokenizer,

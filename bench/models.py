@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -19,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from bench.chat import PLAIN_TEXT, Chat
 from bench.config import ConfigError
 from bench.pairs import Pair
 
@@ -56,6 +56,7 @@ class LoadedPair:
     vocabulary: Vocabulary
     student_stop_ids: tuple[int, ...]
     teacher_stop_ids: tuple[int, ...]
+    chat: Chat = PLAIN_TEXT
 
     @property
     def stops_agree(self) -> bool:
@@ -69,9 +70,11 @@ def load_pair(pair: Pair) -> LoadedPair:
     Raises ConfigError for files that are missing or broken, tokenizers that differ, or stop tokens
     that differ without the pair declaring them.
     """
-    student, student_tokenizer = load_model(pair.student), load_tokenizer(pair.student)
-    teacher, teacher_tokenizer = load_model(pair.teacher), load_tokenizer(pair.teacher)
-    vocabulary = shared_vocabulary(pair.name, student_tokenizer, teacher_tokenizer)
+    student = load_model(pair.student, pair.student_revision)
+    teacher = load_model(pair.teacher, pair.teacher_revision)
+    student_tokenizer = load_tokenizer(pair.student, pair.student_revision)
+    teacher_tokenizer = load_tokenizer(pair.teacher, pair.teacher_revision)
+    vocabulary = pair_vocabulary(pair, student_tokenizer, teacher_tokenizer)
     for side, model in (("student", student), ("teacher", teacher)):
         if model.config.vocab_size < vocabulary.size:
             raise ConfigError(
@@ -96,14 +99,37 @@ def load_pair(pair: Pair) -> LoadedPair:
         vocabulary,
         tuple(stops["student"]),
         tuple(stops["teacher"]),
+        pair_chat(pair, student_tokenizer),
     )
 
 
-def load_model(path: str) -> PreTrainedModel:
+def pair_chat(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Chat:
+    """How the pair's problems are put to both models: through the student's tokenizer."""
+    has_template = bool(tokenizer.chat_template)
+    return Chat(pair.chat == "template" or (pair.chat == "auto" and has_template), pair.thinking)
+
+
+def pair_vocabulary(
+    pair: Pair, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> Vocabulary:
+    """The shared vocabulary, in which the pair's declared common stop tokens stay.
+
+    R1-distilled Qwen calls id 151643 otherwise than Qwen does; both mean the end by it.
+    """
+    found = shared_vocabulary(pair.name, student, teacher)
+    common = set(pair.stop_ids.get("student", ())) & set(pair.stop_ids.get("teacher", ()))
+    size = max([found.size, *(stop + 1 for stop in common if stop < len(student))])
+    dropped = set(range(found.size, size)) | set(found.excluded_ids)
+    return Vocabulary(size, tuple(sorted(dropped - common)))
+
+
+def load_model(path: str, revision: str | None = None) -> PreTrainedModel:
     """A causal language model, float32, evaluation mode. Raises ConfigError naming the path."""
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, revision=revision or "main"
+        )
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise _does_not_load("model", path, error) from error
     return model.eval()
@@ -116,10 +142,10 @@ def _does_not_load(what: str, path: str, error: Exception) -> ConfigError:
     return ConfigError(f"{what} {path!r} does not load: {type(error).__name__}: {reason}")
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises ConfigError naming the path."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise _does_not_load("tokenizer", path, error) from error
     if not tokenizer("0", add_special_tokens=False)["input_ids"]:
@@ -170,27 +196,28 @@ def _ids(vocab: Any) -> list[int]:
     return list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
 
 
-def content_sha256(path: str) -> str:
-    """Hash of a local model folder's files; of the name and revision for a hub id."""
+def content_sha256(path: str, revision: str | None = None) -> str:
+    """Hash of a local model folder's files; of the name and revision for a hub id.
+
+    Nothing is downloaded. `main` moves: what it was is in the run's record (`commit_of`).
+    """
     folder = Path(path)
-    if folder.is_dir():
-        stamps = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.iterdir())
-        return _content_sha256(path, tuple(sorted(stamps)))
-    return _content_sha256(path, ())
+    if not folder.is_dir():
+        return hashlib.sha256(f"{path}@{revision or 'main'}".encode()).hexdigest()
+    stamps = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.iterdir())
+    return _content_sha256(path, tuple(sorted(stamps)))
+
+
+def commit_of(model: PreTrainedModel) -> str | None:
+    """The hub commit that a model was loaded from; None for a folder."""
+    return getattr(model.config, "_commit_hash", None)
 
 
 @cache
 def _content_sha256(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
     """`stamps` make a changed folder a new question; a sweep asks the old one 600 times."""
-    folder = Path(path)
-    if not folder.is_dir():
-        try:
-            revision = getattr(AutoConfig.from_pretrained(path), "_commit_hash", None)
-        except (OSError, ValueError) as error:
-            raise _does_not_load("model", path, error) from error
-        return hashlib.sha256(f"{path}@{revision}".encode()).hexdigest()
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    for file in sorted(Path(path).iterdir()):
         if file.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"}:
             digest.update(file.name.encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())

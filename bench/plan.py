@@ -1,17 +1,20 @@
 """Experiment -> Plan: names looked up, values settled, and the run's identity. Trains nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.chat import PLAIN_TEXT
 from bench.config import ConfigError, Experiment, Runtime, unknown_name
-from bench.evaluate import check_tasks
+from bench.mathsets import data_sha256, missing
 from bench.models import content_sha256
-from bench.pairs import Pair, get_pair
-from bench.prompts import PromptSet, get_prompts
+from bench.pairs import Pair, label_of, pair_of
+from bench.prompts import PromptSource, evaluation_sets, get_prompts
 from bench.records import RunFolder, digest8
 from bench.registry import Selector, get_selector
 from bench.signals import SIGNAL_NAMES
+from bench.tasklist import asking_of, check_tasks, task_settings
 
 
 @dataclass(frozen=True)
@@ -21,29 +24,47 @@ class Plan:
     experiment: Experiment
     selector: Selector
     pair: Pair
-    prompts: PromptSet
+    prompts: PromptSource
     points_to: dict[str, Any]
     """Hashes of what the experiment names but does not hold: rule, models, tokenizers."""
     run_id: str
     folder: RunFolder
 
+    def check_data(self) -> None:
+        """Raise ConfigError, before a model is loaded, for a data file that is not here."""
+        self.prompts.check()
+        for name, found in self.points_to.get("data", {}).items():
+            if found == "missing":
+                raise ConfigError(missing(name))
+
+    def baseline_key(self, side: str, commits: Mapping[str, str | None]) -> str:
+        """What an untrained model's evaluation is kept by: its content, or its hub commit."""
+        return "@".join(filter(None, (self.points_to[side], commits[side])))
+
 
 def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     """Check everything that can be checked before a model is loaded. Raises ConfigError."""
-    pair = get_pair(experiment.pair)
-    prompts = get_prompts(experiment.prompts)
+    if experiment.teacher is not None and experiment.student is not None:
+        label = label_of(experiment.teacher, experiment.student)
+        experiment = experiment.model_copy(update={"pair": label})
+    pair = pair_of(experiment)
+    check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
+    curve_tasks = experiment.curve_tasks if experiment.eval_every else ()
+    for task in (*experiment.eval_tasks, *curve_tasks):
+        asking_of(experiment, PLAIN_TEXT).of(task)
+    prompts = get_prompts(experiment)
     selector = get_selector(experiment.selector, **experiment.selector_params)
     experiment = _settle_keep(experiment, selector).model_copy(
         update={"selector_params": dict(selector.params)}
     )
-    check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
     for name in runtime.log_signals:
         if name not in SIGNAL_NAMES:
             raise unknown_name("log_signals", name, SIGNAL_NAMES)
     points_to = {
         "selector": selector.code_sha256(),
-        "teacher": content_sha256(pair.teacher),
-        "student": content_sha256(pair.student),
+        "teacher": content_sha256(pair.teacher, pair.teacher_revision),
+        "student": content_sha256(pair.student, pair.student_revision),
+        **_data_hashes(experiment, prompts),
     }
     identity = {"experiment": identity_of(experiment), "points_to": points_to}
     name = f"{slug(experiment.selector)}-keep{experiment.keep:g}-s{experiment.seed}"
@@ -52,11 +73,31 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     return Plan(experiment, selector, pair, prompts, points_to, run_id, folder)
 
 
+def _data_hashes(experiment: Experiment, prompts: PromptSource) -> dict[str, Any]:
+    """Hashes of the data files; nothing where the experiment reads none.
+
+    A file that is not here is "missing": such a plan can be listed, not run.
+    """
+    found: dict[str, Any] = {}
+    if (sha256 := prompts.sha256()) is not None:
+        found["prompts"] = sha256
+    tasks = [task_settings(task).data for task in experiment.eval_tasks]
+    sets = {name for name in tasks if name} | set(evaluation_sets(experiment))
+    if sets:
+        found["data"] = {name: data_sha256(name) or "missing" for name in sorted(sets)}
+    return found
+
+
 def identity_of(experiment: Experiment) -> dict[str, Any]:
     """What names a run: every field, but a local pair or rule by its content, not its path."""
     values = experiment.model_dump(mode="json")
-    if Path(experiment.pair).is_dir():
+    if Path(experiment.pair).is_dir() or (experiment.teacher and experiment.student):
         values["pair"] = "local"
+    for side in ("teacher", "student"):
+        if side in values and Path(values[side]).is_dir():
+            values[side] = "local"
+    if Path(experiment.prompts).is_file():
+        values["prompts"] = "local"
     place, _, function = experiment.selector.rpartition(":")
     if place.endswith(".py"):
         values["selector"] = f"{Path(place).name}:{function}"

@@ -76,6 +76,9 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("accuracy %", "95 % interval", "n", "no answer %", "cut off %", "tokens"):
         table.add_column(name, justify="right")
+    every = [score for by_task in scores.values() for score in by_task.values()]
+    if is_sampled := any(score.get("samples", 1) > 1 for score in every):
+        table.add_column("pass@k %", justify="right")
     for who, by_task in scores.items():
         for task, score in by_task.items():
             low, high = score["ci95"]
@@ -84,10 +87,12 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
                 task,
                 f"{100 * score['mean']:.1f}",
                 f"{100 * low:.1f} to {100 * high:.1f}",
-                f"{score['n']:,}",
+                f"{score['n']:,}"
+                + (f" × {score['samples']}" if score.get("samples", 1) > 1 else ""),
                 f"{100 * score['parse_failure_rate']:.1f}",
                 f"{100 * score['truncation_rate']:.1f}",
                 f"{score['mean_response_tokens']:.1f}",
+                *([f"{100 * score['pass_at_k']:.1f}" if "pass_at_k" in score else ""] * is_sampled),
             )
     return table
 
@@ -141,6 +146,45 @@ def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table("name", "what it is", "teacher", "student")
     for row in rows:
         table.add_row(row["name"], escape(row["summary"]), row["teacher"], row["student"])
+    console().print(table)
+
+
+def print_data(rows: Sequence[Mapping[str, Any]], folder: str) -> None:
+    table = Table("name", "for", "from", "licence", "file")
+    for row in rows:
+        table.add_row(
+            row["name"], row["role"], escape(row["hub"]), row["licence"],
+            escape(row["file"]) if row["file"] else "[dim]not here[/dim]",
+        )  # fmt: skip
+    console().print(table)
+    console().print(
+        f"Files are looked for in {escape(folder)} ($OPD_BENCH_DATA); `bench data fetch NAME` "
+        "downloads one.",
+        highlight=False,
+    )
+
+
+def print_prompt_report(report: Mapping[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("rows", f"{report['rows']:,} in {escape(report['source'])}")
+    table.add_row(
+        "repeated",
+        f"{report['repeated']:,} left out; {report['contradicted']:,} problems repeat with "
+        "another answer",
+    )
+    for name, found in report["overlapping"].items():
+        table.add_row(
+            f"overlap with {name}",
+            f"{found['sharing']:,} share 13 words in a row, {found['contaminated']:,} of them more "
+            f"than a stock phrase, with {found['items']:,} of its items",
+        )
+    table.add_row("contaminated", f"{report['contaminated']:,} left out")
+    table.add_row(
+        "too long", f"{report['too_long']:,} left out, over {report['longest_allowed']:,} tokens"
+    )
+    table.add_row("kept", f"{report['kept']:,}")
+    lengths = ", ".join(f"{name} {value:,}" for name, value in report["tokens"].items())
+    table.add_row("prompt tokens", lengths)
     console().print(table)
 
 
