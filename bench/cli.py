@@ -99,6 +99,25 @@ def evaluate(
 
 
 @app.command
+def doctor(
+    *,
+    experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
+    preset: Annotated[str | None, Parameter(help="Named settings under the flags.")] = None,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
+    as_json: AsJson = False,
+) -> None:
+    """Check a pair and its settings before a GPU is burnt; exits 1 if a run would be refused."""
+    from bench import screen
+    from bench.doctor import diagnose
+
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    checks = [vars(check) for check in diagnose(experiment_from(given, preset), runtime)]
+    print_json(checks) if as_json else screen.print_checks(checks)
+    if failed := [check["name"] for check in checks if check["state"] == "fail"]:
+        fail(f"failed: {', '.join(failed)}", 1)
+
+
+@app.command
 def sweep(
     path: Path,
     *,
@@ -174,14 +193,24 @@ def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     from bench import screen
     from bench.pairs import get_pair, pair_names
 
-    rows = [
-        {"name": p.name, "teacher": p.teacher, "student": p.student, "summary": p.summary}
-        for p in map(get_pair, pair_names())
-    ]
+    rows = [screen.pair_page(get_pair(name)) for name in pair_names()]
     if as_json:
         print_json(rows)
     else:
         screen.print_pairs(rows)
+
+
+@pairs_app.command(name="show")
+def pairs_show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Print a pair: models, revisions, chat, stop tokens, recommended settings, source."""
+    from bench import screen
+    from bench.pairs import get_pair
+
+    page = screen.pair_page(get_pair(name))
+    if as_json:
+        print_json(page)
+    else:
+        screen.print_pair(page)
 
 
 @pairs_app.command

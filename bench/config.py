@@ -18,6 +18,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 Scope = Literal["batch", "response"]
 Ties = Literal["hash", "earlier"]
@@ -217,6 +218,10 @@ class Experiment(_Settings):
     """Nucleus in evaluation; each task's own when not given."""
     eval_max_new_tokens: Count | None = None
     """Cap on the length of a response in evaluation; that of training when not given."""
+
+    def all_values(self) -> dict[str, Any]:
+        """JSON values of every field, also of those that a dump leaves out at their default."""
+        return to_jsonable_python({name: getattr(self, name) for name in type(self).model_fields})
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bench.chat import PLAIN_TEXT, Chat
+from bench.chat import Chat
 from bench.config import ConfigError
 from bench.pairs import Pair
 
@@ -56,7 +56,8 @@ class LoadedPair:
     vocabulary: Vocabulary
     student_stop_ids: tuple[int, ...]
     teacher_stop_ids: tuple[int, ...]
-    chat: Chat = PLAIN_TEXT
+    chat: Chat
+    teacher_tokenizer: PreTrainedTokenizerBase
 
     @property
     def stops_agree(self) -> bool:
@@ -64,7 +65,23 @@ class LoadedPair:
         return set(self.student_stop_ids) == set(self.teacher_stop_ids)
 
 
-def load_pair(pair: Pair) -> LoadedPair:
+@dataclass(frozen=True)
+class Tokenizers:
+    """Those of a pair, and the ids that they share."""
+
+    student: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+
+
+def load_tokenizers(pair: Pair) -> Tokenizers:
+    """Raises ConfigError for files that are missing or broken, and for tokenizers that differ."""
+    student = load_tokenizer(pair.student, pair.student_revision)
+    teacher = load_tokenizer(pair.teacher, pair.teacher_revision)
+    return Tokenizers(student, teacher, pair_vocabulary(pair, student, teacher))
+
+
+def load_pair(pair: Pair, tokenizers: Tokenizers | None = None) -> LoadedPair:
     """Both models in float32, checked against each other.
 
     Raises ConfigError for files that are missing or broken, tokenizers that differ, or stop tokens
@@ -72,9 +89,8 @@ def load_pair(pair: Pair) -> LoadedPair:
     """
     student = load_model(pair.student, pair.student_revision)
     teacher = load_model(pair.teacher, pair.teacher_revision)
-    student_tokenizer = load_tokenizer(pair.student, pair.student_revision)
-    teacher_tokenizer = load_tokenizer(pair.teacher, pair.teacher_revision)
-    vocabulary = pair_vocabulary(pair, student_tokenizer, teacher_tokenizer)
+    tokenizers = tokenizers or load_tokenizers(pair)
+    student_tokenizer, vocabulary = tokenizers.student, tokenizers.vocabulary
     for side, model in (("student", student), ("teacher", teacher)):
         if model.config.vocab_size < vocabulary.size:
             raise ConfigError(
@@ -83,7 +99,7 @@ def load_pair(pair: Pair) -> LoadedPair:
             )
     stops = {
         "student": stop_ids(student, student_tokenizer),
-        "teacher": stop_ids(teacher, teacher_tokenizer),
+        "teacher": stop_ids(teacher, tokenizers.teacher),
     }
     stops.update(pair.stop_ids)
     if not pair.stop_ids and set(stops["student"]) != set(stops["teacher"]):
@@ -100,6 +116,7 @@ def load_pair(pair: Pair) -> LoadedPair:
         tuple(stops["student"]),
         tuple(stops["teacher"]),
         pair_chat(pair, student_tokenizer),
+        tokenizers.teacher,
     )
 
 
@@ -124,14 +141,23 @@ def pair_vocabulary(
 
 
 def load_model(path: str, revision: str | None = None) -> PreTrainedModel:
-    """A causal language model, float32, evaluation mode. Raises ConfigError naming the path."""
+    """A causal language model, float32, evaluation mode.
+
+    Raises ConfigError naming the path; also for files without some weight, which transformers would
+    fill with random numbers.
+    """
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, revision=revision or "main"
+        model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+            path, dtype=torch.float32, revision=revision or "main", output_loading_info=True
         )
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise _does_not_load("model", path, error) from error
+    if absent := sorted(found["missing_keys"]):
+        shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+        raise ConfigError(
+            f"model {path!r} does not load: its files lack {len(absent)} weights ({shown})"
+        )
     return model.eval()
 
 
@@ -156,15 +182,26 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens a model stops on: its generation config, else its config, else its tokenizer."""
-    generation = model.generation_config
-    for found in (
-        generation.eos_token_id if generation is not None else None,
-        model.config.eos_token_id,
-        tokenizer.eos_token_id,
-    ):
-        if found is not None:
-            return tuple(sorted({found} if isinstance(found, int) else {int(i) for i in found}))
+    for found in own_stop_ids(model, tokenizer).values():
+        return tuple(sorted(found))
     raise ConfigError(f"model {model.name_or_path!r} names no stop token (eos_token_id)")
+
+
+def own_stop_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, frozenset[int]]:
+    """Where a model's files name stop tokens, and which; the first counts."""
+    generation = model.generation_config
+    named = {
+        "generation config": generation.eos_token_id if generation is not None else None,
+        "config": model.config.eos_token_id,
+        "tokenizer": tokenizer.eos_token_id,
+    }
+    return {
+        where: frozenset({found} if isinstance(found, int) else map(int, found))
+        for where, found in named.items()
+        if found is not None
+    }
 
 
 def shared_vocabulary(

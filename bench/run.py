@@ -19,6 +19,7 @@ from bench.mathsets import data_sha256
 from bench.models import commit_of, load_model, load_pair, load_tokenizer, pair_chat, stop_ids
 from bench.pairs import alone, pair_of
 from bench.plan import Plan, make_plan
+from bench.preflight import preflight, refuse_failures
 from bench.progress import Progress, open_progress
 from bench.prompts import FilePrompts
 from bench.records import (
@@ -79,6 +80,7 @@ def _run(
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
     folder.check_commits(commits)
     trainer = Trainer(plan, loaded, runtime)
+    refuse_failures(preflight(plan, loaded, trainer.prompts, runtime))
     folder.create(experiment.model_dump(mode="json"), plan.points_to, commits)
     if isinstance(trainer.prompts, FilePrompts):
         write_json(folder.path / "prompts.json", trainer.prompts.report.to_json())

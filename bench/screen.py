@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.config import Runtime, rows_file
+from bench.pairs import Pair
 from bench.records import RunRecord
 from bench.registry import Selector
 
@@ -142,10 +143,73 @@ def print_selector(selector: Selector) -> None:
     out.print(f"example     {escape(page['example'])}", highlight=False)
 
 
+def pair_page(pair: Pair) -> dict[str, Any]:
+    """Everything `bench pairs` says of a pair."""
+    return {
+        "name": pair.name,
+        "student": pair.student,
+        "student_revision": pair.student_revision,
+        "teacher": pair.teacher,
+        "teacher_revision": pair.teacher_revision,
+        "summary": pair.summary,
+        "chat": pair.chat,
+        "thinking": pair.thinking,
+        "stop_ids": {side: list(ids) for side, ids in pair.stop_ids.items()},
+        "settings": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in pair.settings.items()
+        },
+        "source": pair.source,
+    }
+
+
 def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("name", "what it is", "teacher", "student")
+    table = Table("name", "student", "teacher", "what it is", "for")
     for row in rows:
-        table.add_row(row["name"], escape(row["summary"]), row["teacher"], row["student"])
+        table.add_row(
+            row["name"], escape(_short(row["student"])), escape(_short(row["teacher"])),
+            escape(row["summary"]), escape(row["source"]),
+        )  # fmt: skip
+    console().print(table)
+    console().print("`bench pairs show NAME` prints revisions, stops and settings.")
+
+
+def _short(place: str) -> str:
+    """An embedded model by its folder's name alone."""
+    return "embedded" if place.startswith("/") else place
+
+
+def print_pair(page: Mapping[str, Any]) -> None:
+    out = console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for side in ("student", "teacher"):
+        revision = page[f"{side}_revision"]
+        table.add_row(side, escape(page[side]) + (f" at {revision}" if revision else ""))
+    thinking = {True: "thinking on", False: "thinking off", None: "no thinking mode"}
+    table.add_row("chat", f"{page['chat']}, {thinking[page['thinking']]}")
+    stops = {side: ", ".join(map(str, ids)) for side, ids in page["stop_ids"].items()}
+    told = [f"{side} {ids}" for side, ids in stops.items()] or ["as the models' files say"]
+    table.add_row("stop tokens", "; ".join(told))
+    table.add_row("what it is", escape(page["summary"]))
+    table.add_row("for", escape(page["source"]) or "first runs and tests")
+    out.print(f"[bold]{page['name']}[/bold]")
+    out.print(table, highlight=False)
+    flags = [f"bench run --pair {page['name']}"]
+    for name, value in page["settings"].items():
+        for one in value if isinstance(value, list) else [value]:
+            flags.append(f"--{name.replace('_', '-')} {one}")
+    out.print("\n" + " ".join(flags), highlight=False, soft_wrap=True)
+
+
+def print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+    colour = {"pass": "green", "warn": "yellow", "fail": "red"}
+    table = Table("check", "", "found", "what to do")
+    for check in checks:
+        state = check["state"]
+        table.add_row(
+            check["name"], f"[{colour[state]}]{state}[/{colour[state]}]", escape(check["said"]),
+            escape(check["advice"]),
+        )  # fmt: skip
     console().print(table)
 
 

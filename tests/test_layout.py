@@ -11,12 +11,13 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("config", "keys", "population", "objectives", "stats", "arithmetic", "progress", "compare",
      "contamination"),
-    ("answers", "chat", "budget", "signals", "pairs"),
+    ("answers", "chat", "budget", "signals", "pairs", "memory"),
     ("mathsets", "tasklist", "registry", "records"),
     ("prompts", "models", "leaderboard"),
     ("rollout", "sheets", "figures", "checkpoints"),
     ("passes", "responses", "plan"),
-    ("engine", "evaluate"),
+    ("engine", "evaluate", "preflight"),
+    ("doctor",),
     ("run", "sweepfile", "storage", "workers"),
     ("tuning",),
     ("sweep", "screen"),
@@ -66,7 +67,10 @@ def test_imports_point_one_way(module):
 @pytest.mark.parametrize(
     "package, only",
     [
-        ("transformers", {"models", "rollout", "engine", "run", "passes", *BUILDER}),
+        (
+            "transformers",
+            {"models", "rollout", "engine", "run", "passes", "doctor", "preflight", *BUILDER},
+        ),
         ("accelerate", {"engine", "checkpoints"}),
         ("lm_eval", {"evaluate"}),
         ("datasets", {"prompts"}),

@@ -31,6 +31,8 @@ def test_a_field_added_later_names_a_run_only_where_it_differs_from_its_default(
     changed = Experiment(thinking="on", eval_samples=4)
     assert set(changed.model_dump()) == FIRST_FIELDS | {"thinking", "eval_samples"}
     assert Experiment.parse(changed.model_dump(mode="json")) == changed
+    assert Experiment.parse(changed.all_values()) == changed
+    assert set(changed.all_values()) == set(Experiment.model_fields)
     plain = run_id()
     assert run_id(thinking="pair", eval_samples=None) == plain
     assert run_id(thinking="on") != plain
