@@ -116,7 +116,11 @@ def _rows(section: str, batches: Sequence[Mapping[tuple[Any, ...], Row]]) -> lis
 
 def draw_batch(pair: LoadedPair, experiment: Experiment, seed: int) -> Batch:
     """A first rollout of the untrained student, scored under both models."""
-    prompts = get_prompts(experiment.prompts).draw(0, experiment.prompts_per_step, seed)
+    prompts = (
+        get_prompts(experiment)
+        .prepare(pair.tokenizer, pair.chat)
+        .draw(0, experiment.prompts_per_step, seed)
+    )
     rollout = sample_rollout(
         pair.student, pair.tokenizer, pair.vocabulary, prompts,
         samples=1, max_new_tokens=experiment.max_new_tokens, temperature=experiment.temperature,

@@ -26,7 +26,7 @@ from bench.compatibility import PROXIES, TopLists, gradient_norms
 from bench.config import ConfigError, Diagnosis, Experiment, Runtime
 from bench.engine import make_accelerator
 from bench.models import Agreement, Vocabulary, content_sha256, load_model, read_agreement
-from bench.pairs import Pair, get_pair
+from bench.pairs import Pair, pair_of
 from bench.passes import PassSettings, head_weight, hidden_states, project
 from bench.progress import Progress
 from bench.prompts import Prompt, get_held_out
@@ -69,7 +69,7 @@ class Bank:
 
     def __init__(self, experiment: Experiment, diagnosis: Diagnosis, runtime: Runtime):
         self.experiment, self.diagnosis, self.runtime = experiment, diagnosis, runtime
-        self.pair: Pair = get_pair(experiment.pair)
+        self.pair: Pair = pair_of(experiment)
         self.agreement: Agreement = read_agreement(self.pair)
         self.vocabulary: Vocabulary = self.agreement.vocabulary
         self.ks = tuple(sorted({experiment.k, *diagnosis.k_sweep}))
@@ -78,11 +78,11 @@ class Bank:
                 f"k: {self.ks[-1]} is not accepted: 1 to {self.vocabulary.size}, the vocabulary"
             )
         self.prompts = held_out_prompts(
-            experiment.prompts, diagnosis.responses // diagnosis.samples_per_prompt, experiment.seed
+            experiment, diagnosis.responses // diagnosis.samples_per_prompt
         )
         self.points_to = {
-            "teacher": content_sha256(self.pair.teacher),
-            "student": content_sha256(self.pair.student),
+            "teacher": content_sha256(self.pair.teacher, self.pair.teacher_revision),
+            "student": content_sha256(self.pair.student, self.pair.student_revision),
         }
         name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in Path(self.pair.name).name)
         self.id = f"{name}-{digest8(self.identity())}"
@@ -291,15 +291,17 @@ class Bank:
             yield part, self.rollout(part, device)
 
 
-def held_out_prompts(name: str, count: int, seed: int) -> list[Prompt]:
+def held_out_prompts(experiment: Experiment, count: int) -> list[Prompt]:
     """`count` held-out prompts that differ in text. ConfigError where the set has too few."""
-    source, found = get_held_out(name), {}
+    source, found = get_held_out(experiment), {}
     for step in range(20):
-        for prompt in source.draw(step, count, seed):
+        for prompt in source.draw(step, count, experiment.seed):
             found.setdefault(prompt.text, prompt)
         if len(found) >= count:
             return list(found.values())[:count]
-    raise ConfigError(f"responses: {name!r} has {len(found)} held-out prompts, not {count}")
+    raise ConfigError(
+        f"responses: {experiment.prompts!r} has {len(found)} held-out prompts, not {count}"
+    )
 
 
 def context_columns(

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
@@ -26,7 +26,9 @@ app = App(
 )
 pairs_app = App(name="pairs", help="List the teacher-student pairs, or build an embedded one.")
 selectors_app = App(name="selectors", help="List the registered selectors, or show one.")
+data_app = App(name="data", help="The public data sets: what is here, and getting the rest.")
 app.command(pairs_app)
+app.command(data_app)
 app.command(selectors_app)
 
 Flat = Parameter(name="*")
@@ -71,6 +73,21 @@ def evaluate(
     items: Annotated[
         int | None, Parameter(help="Only the first items of each task (default: the run's own).")
     ] = None,
+    samples: Annotated[
+        int | None, Parameter(help="Samples of each item (default: the run's or the task's own).")
+    ] = None,
+    temperature: Annotated[
+        float | None, Parameter(help="0 for greedy (default: the run's or the task's own).")
+    ] = None,
+    top_p: Annotated[
+        float | None, Parameter(help="Nucleus (default: the run's or the task's own).")
+    ] = None,
+    chat: Annotated[
+        Literal["template", "plain"] | None, Parameter(help="How problems are put.")
+    ] = None,
+    thinking: Annotated[
+        Literal["on", "off"] | None, Parameter(help="Thinking mode of the chat template.")
+    ] = None,
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
@@ -78,11 +95,35 @@ def evaluate(
     from bench import screen
     from bench.run import evaluate_checkpoint, scores_of
 
-    scores = scores_of(evaluate_checkpoint(path, runtime, tasks, max_new_tokens, items))
+    found = evaluate_checkpoint(
+        path, runtime, tasks, eval_max_new_tokens=max_new_tokens, eval_items=items,
+        eval_samples=samples, eval_temperature=temperature, eval_top_p=top_p,
+        chat=chat, thinking=thinking,
+    )  # fmt: skip
+    scores = scores_of(found)
     if as_json:
         print_json({"path": path, "scores": scores})
     else:
         screen.print_scores({path: scores})
+
+
+@app.command
+def doctor(
+    *,
+    experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
+    preset: Annotated[str | None, Parameter(help="Named settings under the flags.")] = None,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
+    as_json: AsJson = False,
+) -> None:
+    """Check a pair and its settings before a GPU is burnt; exits 1 if a run would be refused."""
+    from bench import screen
+    from bench.doctor import diagnose
+
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    checks = [vars(check) for check in diagnose(experiment_from(given, preset), runtime)]
+    print_json(checks) if as_json else screen.print_checks(checks)
+    if failed := [check["name"] for check in checks if check["state"] == "fail"]:
+        fail(f"failed: {', '.join(failed)}", 1)
 
 
 @app.command
@@ -264,14 +305,24 @@ def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     from bench import screen
     from bench.pairs import get_pair, pair_names
 
-    rows = [
-        {"name": p.name, "teacher": p.teacher, "student": p.student, "summary": p.summary}
-        for p in map(get_pair, pair_names())
-    ]
+    rows = [screen.pair_page(get_pair(name)) for name in pair_names()]
     if as_json:
         print_json(rows)
     else:
         screen.print_pairs(rows)
+
+
+@pairs_app.command(name="show")
+def pairs_show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Print a pair: models, revisions, chat, stop tokens, recommended settings, source."""
+    from bench import screen
+    from bench.pairs import get_pair
+
+    page = screen.pair_page(get_pair(name))
+    if as_json:
+        print_json(page)
+    else:
+        screen.print_pair(page)
 
 
 @pairs_app.command
@@ -324,6 +375,69 @@ def retune(
         print_json({"pair": str(folder)})
     else:
         print(f"built {folder}; use it with: bench run --pair {folder}")
+
+
+@data_app.default
+def data(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+    """List the public data sets: where each comes from, and whether its file is here."""
+    from bench import screen
+    from bench.mathsets import MATH_SETS, data_folder, find_file
+
+    rows = [
+        {
+            "name": found.name,
+            "role": found.role,
+            "hub": found.hub,
+            "licence": found.licence,
+            "file": str(path) if (path := find_file(found.name)) else None,
+        }
+        for found in MATH_SETS.values()
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        screen.print_data(rows, str(data_folder()))
+
+
+@data_app.command(name="fetch")
+def data_fetch(
+    *names: str,
+    config: Annotated[str | None, Parameter(help="Configuration of a hub data set.")] = None,
+    split: Annotated[str, Parameter(help="Split of a hub data set.")] = "train",
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Download data sets, by name or hub id, into the data folder. Nothing else downloads data."""
+    from bench.prompts import fetch
+
+    if not names:
+        raise ConfigError("data fetch: name a data set; `bench data` lists them")
+    files = {name: str(fetch(name, config, split)) for name in names}
+    if as_json:
+        print_json(files)
+    else:
+        for name, file in files.items():
+            print(f"{name}: {file}")
+
+
+@data_app.command(name="check")
+def data_check(
+    *,
+    experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
+    preset: Annotated[str | None, Parameter(help="Named settings under the flags.")] = None,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
+    as_json: AsJson = False,
+) -> None:
+    """What becomes of a prompt file: repeats, overlap with the evaluation sets, lengths."""
+    from bench import screen
+    from bench.run import prompt_report
+
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    report = prompt_report(experiment_from(given, preset), runtime)
+    if as_json:
+        print_json(report)
+    else:
+        screen.print_prompt_report(report)
 
 
 @app.command

@@ -9,7 +9,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import to_jsonable_python
 
 from bench.keep import read_keep
 
@@ -33,6 +42,17 @@ Objective = Literal[
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["float32", "bfloat16"]
 Parameter = bool | int | float | str
+INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+"""Asked of every problem of the public sets (the form of Qwen's own cards)."""
+FIRST_FIELDS = frozenset({
+    "pair", "prompts", "selector", "selector_params", "k", "keep", "scope",
+    "min_keep_per_response", "ties", "objective", "objective_params", "normalize", "steps",
+    "prompts_per_step", "responses_per_prompt", "max_new_tokens", "temperature", "learning_rate",
+    "schedule", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "gradient_clip",
+    "dtype", "eval_tasks", "eval_items", "eval_every", "curve_tasks", "curve_items", "seed",
+})  # fmt: skip
+"""Fields that every experiment's values hold. One added later is left out while it has its
+default, so that the run ids of earlier versions stay."""
 
 
 class BenchError(Exception):
@@ -181,7 +201,7 @@ class Experiment(_Settings):
     max_new_tokens: Count = 64
     """Cap on the length of a response, in training and in evaluation."""
     temperature: Positive = 1.0
-    """Temperature of the student's sampling in training (evaluation is greedy)."""
+    """Temperature of the student's sampling in training."""
     learning_rate: Positive = 3e-4
     """Peak learning rate of AdamW."""
     schedule: Schedule = "constant"
@@ -213,6 +233,45 @@ class Experiment(_Settings):
     reference: str = "student"
     """Third model, for rules that compare with one: the student before training, a local folder,
     or a hub id."""
+    teacher: str | None = None
+    """Another teacher than the pair's: a local folder or a hub id, perhaps with @revision."""
+    student: str | None = None
+    """Another student than the pair's; with `teacher`, a pair made on the spot."""
+    stop_ids: tuple[CountOrZero, ...] = ()
+    """Token ids that end a response for both sides, where their configurations do not agree."""
+    chat: Literal["pair", "template", "plain"] = "pair"
+    """Problems go through the student's chat template, or are plain text; or what the pair says."""
+    thinking: Literal["pair", "on", "off"] = "pair"
+    """Thinking mode of the chat template, in training and in evaluation; or what the pair says."""
+    columns: Annotated[dict[str, str], Named] = {}
+    """Columns of a prompt file, as question=NAME,answer=NAME."""
+    instruction: str = INSTRUCTION
+    """What follows each training problem of a prompt file; may be empty."""
+    max_prompt_tokens: Count = 1024
+    """Longer prompts of a prompt file are left out."""
+    decontaminate: Annotated[tuple[str, ...], Field(min_length=1)] = ("tasks",)
+    """Evaluation sets whose 13-grams no training prompt may share: names, `tasks` (those of the
+    evaluation tasks), `all`, or `none`."""
+    eval_samples: Count | None = None
+    """Samples k of each evaluation item; each task's own number when not given."""
+    eval_temperature: NonNegative | None = None
+    """Temperature in evaluation, 0 for greedy; each task's own when not given."""
+    eval_top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Nucleus in evaluation; each task's own when not given."""
+    eval_max_new_tokens: Count | None = None
+    """Cap on the length of a response in evaluation; that of training when not given."""
+
+    def all_values(self) -> dict[str, Any]:
+        """JSON values of every field, also of those that a dump leaves out at their default."""
+        return to_jsonable_python({name: getattr(self, name) for name in type(self).model_fields})
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: Any) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in handler(self).items()
+            if name in FIRST_FIELDS or getattr(self, name) != type(self).model_fields[name].default
+        }
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -233,6 +292,9 @@ class Experiment(_Settings):
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"
             )
+        for name in self.columns:
+            if name not in ("question", "answer"):
+                raise ValueError(f"columns: {name!r} is not accepted: question or answer")
         if set(self.curve_tasks) & set(self.eval_tasks) and self.eval_every:
             raise ValueError(
                 f"curve_tasks: {', '.join(self.curve_tasks)} shares a task with eval_tasks; "

@@ -77,6 +77,7 @@ class Trainer:
         self.plan, self.experiment, self.runtime = plan, plan.experiment, runtime
         self.accelerator = make_accelerator(self.experiment, runtime)
         self.pair = loaded
+        self.prompts = plan.prompts.prepare(loaded.tokenizer, loaded.chat)
         self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
         # A run has a rule of its own, with an empty memory: a plan may serve several trainers.
         self.selector = get_selector(self.experiment.selector, **self.experiment.selector_params)
@@ -121,7 +122,7 @@ class Trainer:
 
     def rollout(self, step: int) -> Rollout:
         experiment, pair = self.experiment, self.pair
-        prompts = self.plan.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
+        prompts = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
         return sample_rollout(
             self.student,
             pair.tokenizer,
@@ -158,7 +159,7 @@ class Trainer:
     def extra(self, name: str, rollout: Rollout, step: int, scored: Scored) -> Tensor:
         """One of EXTRA_SIGNALS: (B,), or (N,) over the sampled tokens."""
         experiment, pair = self.experiment, self.pair
-        prompts = self.plan.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
+        prompts = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
         match name:
             case "reference_logprob_BT":
                 return sampled_logprob(self.reference, rollout, pair.vocabulary, self.settings)  # type: ignore[arg-type]
@@ -167,7 +168,7 @@ class Trainer:
                     self.student, rollout, prompts, pair, self.settings
                 )
             case "reward_B":
-                return extras.reward_B(rollout, prompts, self.plan.prompts, pair)
+                return extras.reward_B(rollout, prompts, self.prompts, pair)
             case "group_B":
                 return extras.group_B(rollout)
         return self.gain(rollout, scored.teacher_hidden_ND)

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from bench.chat import Chat
 from bench.config import ConfigError
 from bench.pairs import Pair
 
@@ -57,6 +58,8 @@ class LoadedPair:
     vocabulary: Vocabulary
     student_stop_ids: tuple[int, ...]
     teacher_stop_ids: tuple[int, ...]
+    chat: Chat
+    teacher_tokenizer: PreTrainedTokenizerBase
 
     @property
     def stops_agree(self) -> bool:
@@ -64,15 +67,32 @@ class LoadedPair:
         return set(self.student_stop_ids) == set(self.teacher_stop_ids)
 
 
-def load_pair(pair: Pair) -> LoadedPair:
+@dataclass(frozen=True)
+class Tokenizers:
+    """Those of a pair, and the ids that they share."""
+
+    student: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+
+
+def load_tokenizers(pair: Pair) -> Tokenizers:
+    """Raises ConfigError for files that are missing or broken, and for tokenizers that differ."""
+    student = load_tokenizer(pair.student, pair.student_revision)
+    teacher = load_tokenizer(pair.teacher, pair.teacher_revision)
+    return Tokenizers(student, teacher, pair_vocabulary(pair, student, teacher))
+
+
+def load_pair(pair: Pair, tokenizers: Tokenizers | None = None) -> LoadedPair:
     """Both models in float32, checked against each other.
 
     Raises ConfigError for files that are missing or broken, tokenizers that differ, or stop tokens
     that differ without the pair declaring them.
     """
-    student, student_tokenizer = load_model(pair.student), load_tokenizer(pair.student)
-    teacher, teacher_tokenizer = load_model(pair.teacher), load_tokenizer(pair.teacher)
-    vocabulary = shared_vocabulary(pair.name, student_tokenizer, teacher_tokenizer)
+    student = load_model(pair.student, pair.student_revision)
+    teacher = load_model(pair.teacher, pair.teacher_revision)
+    tokenizers = tokenizers or load_tokenizers(pair)
+    student_tokenizer, vocabulary = tokenizers.student, tokenizers.vocabulary
     for side, model in (("student", student), ("teacher", teacher)):
         if model.config.vocab_size < vocabulary.size:
             raise ConfigError(
@@ -80,10 +100,19 @@ def load_pair(pair: Pair) -> LoadedPair:
                 f"tokenizer of {vocabulary.size} ids"
             )
     student_stops, teacher_stops = _settle_stops(
-        pair, stop_ids(student, student_tokenizer), stop_ids(teacher, teacher_tokenizer)
+        pair, stop_ids(student, student_tokenizer), stop_ids(teacher, tokenizers.teacher)
     )
     teacher.requires_grad_(False)
-    return LoadedPair(student, teacher, student_tokenizer, vocabulary, student_stops, teacher_stops)
+    return LoadedPair(
+        student,
+        teacher,
+        student_tokenizer,
+        vocabulary,
+        student_stops,
+        teacher_stops,
+        pair_chat(pair, student_tokenizer),
+        tokenizers.teacher,
+    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +123,7 @@ class Agreement:
     vocabulary: Vocabulary
     student_stop_ids: tuple[int, ...]
     teacher_stop_ids: tuple[int, ...]
+    chat: Chat
 
     @property
     def stops_agree(self) -> bool:
@@ -102,12 +132,14 @@ class Agreement:
 
 def read_agreement(pair: Pair) -> Agreement:
     """The checks of `load_pair` on tokenizers and stop tokens, for models loaded one at a time."""
-    student, teacher = load_tokenizer(pair.student), load_tokenizer(pair.teacher)
-    vocabulary = shared_vocabulary(pair.name, student, teacher)
+    tokenizers = load_tokenizers(pair)
     stops = _settle_stops(
-        pair, declared_stop_ids(pair.student, student), declared_stop_ids(pair.teacher, teacher)
+        pair,
+        declared_stop_ids(pair.student, pair.student_revision, tokenizers.student),
+        declared_stop_ids(pair.teacher, pair.teacher_revision, tokenizers.teacher),
     )
-    return Agreement(student, vocabulary, *stops)
+    chat = pair_chat(pair, tokenizers.student)
+    return Agreement(tokenizers.student, tokenizers.vocabulary, *stops, chat)
 
 
 def _settle_stops(
@@ -124,13 +156,44 @@ def _settle_stops(
     return student, teacher
 
 
-def load_model(path: str) -> PreTrainedModel:
-    """A causal language model, float32, evaluation mode. Raises ConfigError naming the path."""
+def pair_chat(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Chat:
+    """How the pair's problems are put to both models: through the student's tokenizer."""
+    has_template = bool(tokenizer.chat_template)
+    return Chat(pair.chat == "template" or (pair.chat == "auto" and has_template), pair.thinking)
+
+
+def pair_vocabulary(
+    pair: Pair, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> Vocabulary:
+    """The shared vocabulary, in which the pair's declared common stop tokens stay.
+
+    R1-distilled Qwen calls id 151643 otherwise than Qwen does; both mean the end by it.
+    """
+    found = shared_vocabulary(pair.name, student, teacher)
+    common = set(pair.stop_ids.get("student", ())) & set(pair.stop_ids.get("teacher", ()))
+    size = max([found.size, *(stop + 1 for stop in common if stop < len(student))])
+    dropped = set(range(found.size, size)) | set(found.excluded_ids)
+    return Vocabulary(size, tuple(sorted(dropped - common)))
+
+
+def load_model(path: str, revision: str | None = None) -> PreTrainedModel:
+    """A causal language model, float32, evaluation mode.
+
+    Raises ConfigError naming the path; also for files without some weight, which transformers would
+    fill with random numbers.
+    """
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+            path, dtype=torch.float32, revision=revision or "main", output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise _does_not_load("model", path, error) from error
+    if absent := sorted(found["missing_keys"]):
+        shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+        raise ConfigError(
+            f"model {path!r} does not load: its files lack {len(absent)} weights ({shown})"
+        )
     return model.eval()
 
 
@@ -141,10 +204,10 @@ def _does_not_load(what: str, path: str, error: Exception) -> ConfigError:
     return ConfigError(f"{what} {path!r} does not load: {type(error).__name__}: {reason}")
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises ConfigError naming the path."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise _does_not_load("tokenizer", path, error) from error
     if not tokenizer("0", add_special_tokens=False)["input_ids"]:
@@ -155,33 +218,45 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens a model stops on: its generation config, else its config, else its tokenizer."""
-    generation = model.generation_config
-    return _first_stop_ids(
-        model.name_or_path,
-        generation.eos_token_id if generation is not None else None,
-        model.config.eos_token_id,
-        tokenizer.eos_token_id,
-    )
+    for found in own_stop_ids(model, tokenizer).values():
+        return tuple(sorted(found))
+    raise ConfigError(f"model {model.name_or_path!r} names no stop token (eos_token_id)")
 
 
-def declared_stop_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def declared_stop_ids(
+    path: str, revision: str | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
     """`stop_ids` from the configuration files alone."""
     try:
-        generation = GenerationConfig.from_pretrained(path).eos_token_id
+        generation = GenerationConfig.from_pretrained(path, revision=revision or "main")
+        named = generation.eos_token_id
     except OSError:
-        generation = None  # a model without a generation config takes its model config's
+        named = None  # a model without a generation config takes its model config's
     try:
-        config = AutoConfig.from_pretrained(path).eos_token_id
+        config = AutoConfig.from_pretrained(path, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise _does_not_load("model", path, error) from error
-    return _first_stop_ids(path, generation, config, tokenizer.eos_token_id)
-
-
-def _first_stop_ids(path: str | None, *places: Any) -> tuple[int, ...]:
-    for found in places:
+    for found in (named, config.eos_token_id, tokenizer.eos_token_id):
         if found is not None:
-            return tuple(sorted({found} if isinstance(found, int) else {int(i) for i in found}))
+            return tuple(sorted({found} if isinstance(found, int) else set(map(int, found))))
     raise ConfigError(f"model {path!r} names no stop token (eos_token_id)")
+
+
+def own_stop_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, frozenset[int]]:
+    """Where a model's files name stop tokens, and which; the first counts."""
+    generation = model.generation_config
+    named = {
+        "generation config": generation.eos_token_id if generation is not None else None,
+        "config": model.config.eos_token_id,
+        "tokenizer": tokenizer.eos_token_id,
+    }
+    return {
+        where: frozenset({found} if isinstance(found, int) else map(int, found))
+        for where, found in named.items()
+        if found is not None
+    }
 
 
 def shared_vocabulary(
@@ -213,27 +288,28 @@ def _ids(vocab: Any) -> list[int]:
     return list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
 
 
-def content_sha256(path: str) -> str:
-    """Hash of a local model folder's files; of the name and revision for a hub id."""
+def content_sha256(path: str, revision: str | None = None) -> str:
+    """Hash of a local model folder's files; of the name and revision for a hub id.
+
+    Nothing is downloaded. `main` moves: what it was is in the run's record (`commit_of`).
+    """
     folder = Path(path)
-    if folder.is_dir():
-        stamps = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.iterdir())
-        return _content_sha256(path, tuple(sorted(stamps)))
-    return _content_sha256(path, ())
+    if not folder.is_dir():
+        return hashlib.sha256(f"{path}@{revision or 'main'}".encode()).hexdigest()
+    stamps = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.iterdir())
+    return _content_sha256(path, tuple(sorted(stamps)))
+
+
+def commit_of(model: PreTrainedModel) -> str | None:
+    """The hub commit that a model was loaded from; None for a folder."""
+    return getattr(model.config, "_commit_hash", None)
 
 
 @cache
 def _content_sha256(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
     """`stamps` make a changed folder a new question; a sweep asks the old one 600 times."""
-    folder = Path(path)
-    if not folder.is_dir():
-        try:
-            revision = getattr(AutoConfig.from_pretrained(path), "_commit_hash", None)
-        except (OSError, ValueError) as error:
-            raise _does_not_load("model", path, error) from error
-        return hashlib.sha256(f"{path}@{revision}".encode()).hexdigest()
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    for file in sorted(Path(path).iterdir()):
         if file.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"}:
             digest.update(file.name.encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())

@@ -1,25 +1,24 @@
 """Experiment -> Plan: names looked up, values settled, and the run's identity. Trains nothing."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.chat import PLAIN_TEXT
 from bench.config import ConfigError, Experiment, Runtime, unknown_name
-from bench.evaluate import check_tasks
 from bench.grammar import is_expression
 from bench.keep import keep_name
+from bench.mathsets import data_sha256, missing
 from bench.models import content_sha256
-from bench.pairs import Pair, get_pair
+from bench.pairs import Pair, label_of, pair_of
 from bench.panel import Panel, make_panel
-from bench.prompts import PromptSet, get_prompts
+from bench.prompts import PromptSource, evaluation_sets, get_prompts
 from bench.records import RunFolder, digest8
 from bench.registry import Selector, get_selector
 from bench.signals import EXTRA_SIGNALS, SIGNAL_NAMES
-
-ADDED_LATER = ("reference",)
-"""Fields that Experiment gained after runs had been made: at its default, such a field is no part
-of a run's identity, so that the ids of older rows stay those of their experiments."""
+from bench.tasklist import asking_of, check_tasks, task_settings
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Plan:
     experiment: Experiment
     selector: Selector
     pair: Pair
-    prompts: PromptSet
+    prompts: PromptSource
     points_to: dict[str, Any]
     """Hashes of what the experiment names but does not hold: rule, models, tokenizers."""
     run_id: str
@@ -37,16 +36,33 @@ class Plan:
     panel: Panel
     """The rules that are shadowed; no part of the identity."""
 
+    def check_data(self) -> None:
+        """Raise ConfigError, before a model is loaded, for a data file that is not here."""
+        self.prompts.check()
+        for name, found in self.points_to.get("data", {}).items():
+            if found == "missing":
+                raise ConfigError(missing(name))
+
+    def baseline_key(self, side: str, commits: Mapping[str, str | None]) -> str:
+        """What an untrained model's evaluation is kept by: its content, or its hub commit."""
+        return "@".join(filter(None, (self.points_to[side], commits[side])))
+
 
 def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     """Check everything that can be checked before a model is loaded. Raises ConfigError."""
-    pair = get_pair(experiment.pair)
-    prompts = get_prompts(experiment.prompts)
+    if experiment.teacher is not None and experiment.student is not None:
+        label = label_of(experiment.teacher, experiment.student)
+        experiment = experiment.model_copy(update={"pair": label})
+    pair = pair_of(experiment)
+    check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
+    curve_tasks = experiment.curve_tasks if experiment.eval_every else ()
+    for task in (*experiment.eval_tasks, *curve_tasks):
+        asking_of(experiment, PLAIN_TEXT).of(task)
+    prompts = get_prompts(experiment)
     selector = get_selector(experiment.selector, **experiment.selector_params)
     experiment = _settle_keep(experiment, selector).model_copy(
         update={"selector": selector.reference, "selector_params": dict(selector.params)}
     )
-    check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
     for name in runtime.log_signals:
         if name not in (*SIGNAL_NAMES, *EXTRA_SIGNALS):
             raise unknown_name("log_signals", name, (*SIGNAL_NAMES, *EXTRA_SIGNALS))
@@ -58,8 +74,9 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     panel = make_panel(runtime.shadow, selector)
     points_to = {
         "selector": selector.code_sha256(),
-        "teacher": content_sha256(pair.teacher),
-        "student": content_sha256(pair.student),
+        "teacher": content_sha256(pair.teacher, pair.teacher_revision),
+        "student": content_sha256(pair.student, pair.student_revision),
+        **_data_hashes(experiment, prompts),
     }
     if experiment.reference != "student":
         if "reference_logprob_BT" not in (*selector.needs, *runtime.log_signals):
@@ -76,16 +93,33 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel)
 
 
+def _data_hashes(experiment: Experiment, prompts: PromptSource) -> dict[str, Any]:
+    """Hashes of the data files; nothing where the experiment reads none.
+
+    A file that is not here is "missing": such a plan can be listed, not run.
+    """
+    found: dict[str, Any] = {}
+    if (sha256 := prompts.sha256()) is not None:
+        found["prompts"] = sha256
+    tasks = [task_settings(task).data for task in experiment.eval_tasks]
+    sets = {name for name in tasks if name} | set(evaluation_sets(experiment))
+    if sets:
+        found["data"] = {name: data_sha256(name) or "missing" for name in sorted(sets)}
+    return found
+
+
 def identity_of(experiment: Experiment) -> dict[str, Any]:
     """What names a run: every field, but a local pair or rule by its content, not its path."""
     values = experiment.model_dump(mode="json")
-    for name in ADDED_LATER:
-        if values[name] == Experiment.model_fields[name].default:
-            del values[name]
-    if Path(experiment.pair).is_dir():
-        values["pair"] = "local"
     if Path(experiment.reference).is_dir():
         values["reference"] = "local"
+    if Path(experiment.pair).is_dir() or (experiment.teacher and experiment.student):
+        values["pair"] = "local"
+    for side in ("teacher", "student"):
+        if side in values and Path(values[side]).is_dir():
+            values[side] = "local"
+    if Path(experiment.prompts).is_file():
+        values["prompts"] = "local"
     place, _, function = experiment.selector.rpartition(":")
     if is_expression(experiment.selector):
         values["selector"] = re.sub(r"[^\s(),]*/(?=[^/\s(),]+\.py:)", "", experiment.selector)

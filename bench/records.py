@@ -25,6 +25,7 @@ from bench.config import BenchError, ConfigError
 SCHEMA_VERSION = 1
 PACKAGES = (
     "opd-bench", "torch", "transformers", "accelerate", "lm_eval", "tokenizers", "numpy", "scipy",
+    "math-verify",
 )  # fmt: skip
 
 Score = dict[str, Any]
@@ -98,13 +99,30 @@ class RunFolder:
             return "done"
         return "incomplete" if self.path.is_dir() else "absent"
 
-    def create(self, experiment: Mapping[str, Any], points_to: Mapping[str, Any]) -> None:
+    def check_commits(self, commits: Mapping[str, str | None]) -> None:
+        """Raise ConfigError where this run began with another commit of a hub model."""
+        file = self.path / "experiment.json"
+        began = json.loads(file.read_text()).get("commits", {}) if file.is_file() else {}
+        for side, commit in began.items():
+            if commit != commits.get(side):
+                raise ConfigError(
+                    f"{side}: {self.path} began with commit {commit}, and {commits.get(side)} is "
+                    f"what loads now; pin it with --{side} owner/name@{commit}, or delete the run"
+                )
+
+    def create(
+        self,
+        experiment: Mapping[str, Any],
+        points_to: Mapping[str, Any],
+        commits: Mapping[str, str | None] | None = None,
+    ) -> None:
         """The folder with its experiment.json. Raises ConfigError where it cannot be written."""
+        values: dict[str, Any] = {"experiment": experiment, "points_to": points_to}
+        if named := {side: commit for side, commit in (commits or {}).items() if commit}:
+            values["commits"] = named
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_json(
-                self.path / "experiment.json", {"experiment": experiment, "points_to": points_to}
-            )
+            write_json(self.path / "experiment.json", values)
         except OSError as error:
             raise ConfigError(
                 f"runs_dir: {str(self.path.parent)!r} cannot be written: {error.strerror}"

@@ -50,26 +50,45 @@ class KeyedSampler(LogitsProcessor):
     """Samples by inverting the distribution function at one keyed uniform number per token.
 
     Leaves only the sampled token possible, so that `generate` picks it greedily, and records its
-    log-probability. Ids outside the shared vocabulary are never sampled.
+    log-probability. Ids outside the shared vocabulary are never sampled. `top_p` below 1 is for
+    evaluation alone: a rollout samples from the whole distribution.
     """
 
-    def __init__(self, uniform_BT: Tensor, vocabulary: Vocabulary, temperature: float):
+    def __init__(
+        self, uniform_BT: Tensor, vocabulary: Vocabulary, temperature: float, top_p: float = 1.0
+    ):
         self.uniform_BT = uniform_BT
         self.vocabulary = vocabulary
         self.temperature = temperature
+        self.top_p = top_p
         self.logprob_TB: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logit_BV = self.vocabulary.cut(scores).float() / self.temperature
         logprob_BV = torch.log_softmax(logit_BV, -1)
         # Float64: over 150,000 entries a float32 sum would be off by more than rare tokens weigh.
-        cumulative_BV = logprob_BV.double().exp().cumsum(-1)
+        probability_BV = logprob_BV.double().exp()
+        if self.top_p < 1:
+            probability_BV = nucleus(probability_BV, self.top_p)
+        cumulative_BV = probability_BV.cumsum(-1)
         uniform_B1 = self.uniform_BT[:, len(self.logprob_TB), None]
         target_B1 = uniform_B1 * cumulative_BV[:, -1:]
         token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
         token_B1 = token_B1.clamp(max=self.vocabulary.size - 1)
         self.logprob_TB.append(logprob_BV.gather(-1, token_B1)[:, 0])
         return torch.full_like(scores, -torch.inf).scatter_(-1, token_B1, 0.0)
+
+
+def nucleus(probability_BV: Tensor, top_p: float) -> Tensor:
+    """Zero outside the fewest likeliest tokens whose mass reaches `top_p`; not renormalised.
+
+    Equal probabilities at the cut: the smaller id stays. Source: arXiv 1904.09751.
+    """
+    sorted_BV, order_BV = torch.sort(probability_BV, dim=-1, descending=True, stable=True)
+    mass_before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    outside_BV = torch.zeros_like(order_BV, dtype=torch.bool)
+    outside_BV.scatter_(-1, order_BV, mass_before_BV >= top_p)
+    return probability_BV.masked_fill(outside_BV, 0.0)
 
 
 def sample_rollout(

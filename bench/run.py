@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,10 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.config import BenchError, ConfigError, Experiment, Runtime, rows_file
 from bench.engine import StopRequest, Totals, Trainer, train
-from bench.evaluate import TaskResult, check_tasks, evaluate
-from bench.models import load_model, load_pair, load_tokenizer, stop_ids
+from bench.evaluate import TaskResult, evaluate
+from bench.mathsets import data_sha256
+from bench.models import commit_of, load_model, load_pair, load_tokenizer, pair_chat, stop_ids
+from bench.pairs import alone, pair_of
 from bench.plan import Plan, make_plan
+from bench.preflight import preflight, refuse_failures
 from bench.progress import Progress, open_progress
+from bench.prompts import FilePrompts
 from bench.records import (
     RunRecord,
     append_row,
@@ -28,13 +33,17 @@ from bench.records import (
     write_json,
 )
 from bench.stats import mean_estimate, paired_difference
+from bench.tasklist import Asking, asking_of, check_tasks, task_settings
 
 OnCurve = Callable[[int, dict[str, float]], None]
 Results = dict[str, TaskResult]
 """task -> result, of one model."""
 
-EVALUATION_CODE = ("tasks", "arithmetic.py", "evaluate.py")
-"""What a cached baseline depends on besides the model."""
+EVALUATION_CODE = (
+    "tasks", "answers.py", "arithmetic.py", "chat.py", "compare.py", "evaluate.py", "keys.py",
+    "mathsets.py", "responses.py", "rollout.py",
+)  # fmt: skip
+"""What a cached baseline depends on besides the model, the data and the settings."""
 
 
 def run_experiment(
@@ -49,6 +58,7 @@ def run_experiment(
     """
     runtime = runtime or Runtime()
     plan = make_plan(experiment, runtime)
+    plan.check_data()
     with plan.folder.lock(), open_progress(runtime.progress) as progress:
         if plan.folder.state != "done":
             with StopRequest().installed() as stop:
@@ -67,19 +77,24 @@ def _run(
 ) -> None:
     experiment, folder = plan.experiment, plan.folder
     loaded = load_pair(plan.pair)
-    folder.create(experiment.model_dump(mode="json"), plan.points_to)
+    commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
+    folder.check_commits(commits)
     trainer = Trainer(plan, loaded, runtime)
+    refuse_failures(preflight(plan, loaded, trainer.prompts, runtime))
+    folder.create(experiment.model_dump(mode="json"), plan.points_to, commits)
+    if isinstance(trainer.prompts, FilePrompts):
+        write_json(folder.path / "prompts.json", trainer.prompts.report.to_json())
     reset_peak_memory(trainer.accelerator.device.type)
-    examiner = Examiner(runtime, experiment.max_new_tokens, folder.log, progress)
+    examiner = Examiner(runtime, asking_of(experiment, loaded.chat), folder.log, progress)
     items = experiment.eval_items
     results = {
         "untrained": examiner.cached(
             loaded.student, loaded.tokenizer, experiment.eval_tasks,
-            loaded.student_stop_ids, plan.points_to["student"], "untrained", items,
+            loaded.student_stop_ids, plan.baseline_key("student", commits), "untrained", items,
         ),
         "teacher": examiner.cached(
             loaded.teacher, loaded.tokenizer, experiment.eval_tasks,
-            loaded.teacher_stop_ids, plan.points_to["teacher"], "teacher", items,
+            loaded.teacher_stop_ids, plan.baseline_key("teacher", commits), "teacher", items,
         ),
     }  # fmt: skip
 
@@ -109,8 +124,8 @@ def _run(
 class Examiner:
     """Scores models on tasks, counts the seconds, and keeps baselines by content."""
 
-    def __init__(self, runtime: Runtime, max_new_tokens: int, log: Path | None, progress: Progress):
-        self.runtime, self.max_new_tokens = runtime, max_new_tokens
+    def __init__(self, runtime: Runtime, asking: Asking, log: Path | None, progress: Progress):
+        self.runtime, self.asking = runtime, asking
         self.log, self.progress = log, progress
         self.seconds = 0.0
         self.curve_seconds = 0.0
@@ -140,7 +155,7 @@ class Examiner:
             tasks,
             stop_ids=stops,
             batch_size=self.runtime.eval_batch,
-            max_new_tokens=self.max_new_tokens,
+            asking=self.asking,
             limit=limit,
             log_file=self.log,
             progress=report if label != "curve" else None,
@@ -168,7 +183,8 @@ class Examiner:
                     "model": sha256,
                     "task": task,
                     "code": evaluation_code_sha256(),
-                    "max_new_tokens": self.max_new_tokens,
+                    "data": data_sha256(data) if (data := task_settings(task).data) else None,
+                    "asking": asdict(self.asking.of(task)),
                     "stops": sorted(stops),
                     "limit": limit,
                 }
@@ -210,37 +226,52 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         raise BenchError(f"the model could not be saved in {folder}: {error}") from error
 
 
+def prompt_report(experiment: Experiment, runtime: Runtime) -> dict[str, Any]:
+    """What becomes of the experiment's prompt file, through the student's tokenizer and template.
+
+    Raises ConfigError for prompts that come from no file.
+    """
+    plan = make_plan(experiment, runtime)
+    tokenizer = load_tokenizer(plan.pair.student, plan.pair.student_revision)
+    prompts = plan.prompts.prepare(tokenizer, pair_chat(plan.pair, tokenizer))
+    if not isinstance(prompts, FilePrompts):
+        raise ConfigError(f"prompts: {experiment.prompts!r} is generated and needs no check")
+    return prompts.report.to_json()
+
+
 def evaluate_checkpoint(
-    path: str,
-    runtime: Runtime,
-    tasks: Sequence[str] = (),
-    max_new_tokens: int | None = None,
-    items: int | None = None,
+    path: str, runtime: Runtime, tasks: Sequence[str] = (), **changes: Any
 ) -> Results:
     """Score a run (its id or folder), a local model folder, or a hub id.
 
-    What is not given is the run's own; for other models, the defaults of Experiment.
+    What is not given is the run's own; for other models, the defaults of Experiment. `changes` are
+    Experiment fields: eval_items, eval_samples, eval_temperature, eval_top_p, eval_max_new_tokens,
+    chat, thinking.
     Raises ConfigError for a path that holds no model.
     """
     folder = next((f for f in (runtime.runs_dir / path, Path(path)) if f.is_dir()), None)
-    where, settings = path, Experiment()
+    where, settings = path, {}
     if folder is not None:
         where = str(folder)
         if (folder / "experiment.json").is_file():
             if not (folder / "model").is_dir():
                 raise ConfigError(f"run {path!r} has no trained model yet; finish it first")
-            saved = json.loads((folder / "experiment.json").read_text())
-            where, settings = str(folder / "model"), Experiment.parse(saved["experiment"])
+            settings = json.loads((folder / "experiment.json").read_text())["experiment"]
+            where = str(folder / "model")
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
         raise ConfigError(f"path: {path!r} is no run, no folder, and no hub id (owner/name)")
     check_tasks(list(tasks))
+    given = {name: value for name, value in changes.items() if value is not None}
+    experiment = Experiment.parse({**settings, **given})
+    pair = pair_of(experiment) if settings else alone(where, experiment)
     model, tokenizer = load_model(where), load_tokenizer(where)
+    stops = pair.stop_ids.get("student") or stop_ids(model, tokenizer)
     with open_progress(runtime.progress) as progress:
-        length = max_new_tokens or settings.max_new_tokens
-        examiner = Examiner(runtime, length, None, progress)
+        asking = asking_of(experiment, pair_chat(pair, tokenizer))
+        examiner = Examiner(runtime, asking, None, progress)
         return examiner.examine(
-            model, tokenizer, tasks or settings.eval_tasks, stop_ids(model, tokenizer),
-            Path(path).name, items or settings.eval_items,
+            model, tokenizer, tasks or experiment.eval_tasks, stops, Path(path).name,
+            experiment.eval_items,
         )  # fmt: skip
 
 
@@ -258,6 +289,14 @@ def scores_of(results: Results) -> dict[str, dict[str, Any]]:
             "truncation_rate": result.truncation_rate,
             "mean_response_tokens": result.mean_response_tokens,
         }
+        if task_settings(task).data or result.temperature:
+            scores[task] |= {
+                "samples": result.k,
+                "pass_at_k": result.pass_at_k,
+                "temperature": result.temperature,
+                "top_p": result.top_p,
+                "comparison_failure_rate": result.comparison_failure_rate,
+            }
     return scores
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from bench.config import Runtime, rows_file
 from bench.keep import keep_name
 from bench.overlap import Overlap
+from bench.pairs import Pair
 from bench.records import RunRecord
 from bench.registry import Selector
 
@@ -83,6 +84,9 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("accuracy %", "95 % interval", "n", "no answer %", "cut off %", "tokens"):
         table.add_column(name, justify="right")
+    every = [score for by_task in scores.values() for score in by_task.values()]
+    if is_sampled := any(score.get("samples", 1) > 1 for score in every):
+        table.add_column("pass@k %", justify="right")
     for who, by_task in scores.items():
         for task, score in by_task.items():
             low, high = score["ci95"]
@@ -91,10 +95,12 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
                 task,
                 f"{100 * score['mean']:.1f}",
                 f"{100 * low:.1f} to {100 * high:.1f}",
-                f"{score['n']:,}",
+                f"{score['n']:,}"
+                + (f" × {score['samples']}" if score.get("samples", 1) > 1 else ""),
                 f"{100 * score['parse_failure_rate']:.1f}",
                 f"{100 * score['truncation_rate']:.1f}",
                 f"{score['mean_response_tokens']:.1f}",
+                *([f"{100 * score['pass_at_k']:.1f}" if "pass_at_k" in score else ""] * is_sampled),
             )
     return table
 
@@ -159,10 +165,112 @@ def print_selector(selector: Selector) -> None:
     out.print(f"example     {escape(page['example'])}", highlight=False)
 
 
+def pair_page(pair: Pair) -> dict[str, Any]:
+    """Everything `bench pairs` says of a pair."""
+    return {
+        "name": pair.name,
+        "student": pair.student,
+        "student_revision": pair.student_revision,
+        "teacher": pair.teacher,
+        "teacher_revision": pair.teacher_revision,
+        "summary": pair.summary,
+        "chat": pair.chat,
+        "thinking": pair.thinking,
+        "stop_ids": {side: list(ids) for side, ids in pair.stop_ids.items()},
+        "settings": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in pair.settings.items()
+        },
+        "source": pair.source,
+    }
+
+
 def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("name", "what it is", "teacher", "student")
+    table = Table("name", "student", "teacher", "what it is", "for")
     for row in rows:
-        table.add_row(row["name"], escape(row["summary"]), row["teacher"], row["student"])
+        table.add_row(
+            row["name"], escape(_short(row["student"])), escape(_short(row["teacher"])),
+            escape(row["summary"]), escape(row["source"]),
+        )  # fmt: skip
+    console().print(table)
+    console().print("`bench pairs show NAME` prints revisions, stops and settings.")
+
+
+def _short(place: str) -> str:
+    """An embedded model by its folder's name alone."""
+    return "embedded" if place.startswith("/") else place
+
+
+def print_pair(page: Mapping[str, Any]) -> None:
+    out = console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for side in ("student", "teacher"):
+        revision = page[f"{side}_revision"]
+        table.add_row(side, escape(page[side]) + (f" at {revision}" if revision else ""))
+    thinking = {True: "thinking on", False: "thinking off", None: "no thinking mode"}
+    table.add_row("chat", f"{page['chat']}, {thinking[page['thinking']]}")
+    stops = {side: ", ".join(map(str, ids)) for side, ids in page["stop_ids"].items()}
+    told = [f"{side} {ids}" for side, ids in stops.items()] or ["as the models' files say"]
+    table.add_row("stop tokens", "; ".join(told))
+    table.add_row("what it is", escape(page["summary"]))
+    table.add_row("for", escape(page["source"]) or "first runs and tests")
+    out.print(f"[bold]{page['name']}[/bold]")
+    out.print(table, highlight=False)
+    flags = [f"bench run --pair {page['name']}"]
+    for name, value in page["settings"].items():
+        for one in value if isinstance(value, list) else [value]:
+            flags.append(f"--{name.replace('_', '-')} {one}")
+    out.print("\n" + " ".join(flags), highlight=False, soft_wrap=True)
+
+
+def print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+    colour = {"pass": "green", "warn": "yellow", "fail": "red"}
+    table = Table("check", "", "found", "what to do")
+    for check in checks:
+        state = check["state"]
+        table.add_row(
+            check["name"], f"[{colour[state]}]{state}[/{colour[state]}]", escape(check["said"]),
+            escape(check["advice"]),
+        )  # fmt: skip
+    console().print(table)
+
+
+def print_data(rows: Sequence[Mapping[str, Any]], folder: str) -> None:
+    table = Table("name", "for", "from", "licence", "file")
+    for row in rows:
+        table.add_row(
+            row["name"], row["role"], escape(row["hub"]), row["licence"],
+            escape(row["file"]) if row["file"] else "[dim]not here[/dim]",
+        )  # fmt: skip
+    console().print(table)
+    console().print(
+        f"Files are looked for in {escape(folder)} ($OPD_BENCH_DATA); `bench data fetch NAME` "
+        "downloads one.",
+        highlight=False,
+    )
+
+
+def print_prompt_report(report: Mapping[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("rows", f"{report['rows']:,} in {escape(report['source'])}")
+    table.add_row(
+        "repeated",
+        f"{report['repeated']:,} left out; {report['contradicted']:,} problems repeat with "
+        "another answer",
+    )
+    for name, found in report["overlapping"].items():
+        table.add_row(
+            f"overlap with {name}",
+            f"{found['sharing']:,} share 13 words in a row, {found['contaminated']:,} of them more "
+            f"than a stock phrase, with {found['items']:,} of its items",
+        )
+    table.add_row("contaminated", f"{report['contaminated']:,} left out")
+    table.add_row(
+        "too long", f"{report['too_long']:,} left out, over {report['longest_allowed']:,} tokens"
+    )
+    table.add_row("kept", f"{report['kept']:,}")
+    lengths = ", ".join(f"{name} {value:,}" for name, value in report["tokens"].items())
+    table.add_row("prompt tokens", lengths)
     console().print(table)
 
 

@@ -74,8 +74,8 @@ class SweepStudy:
                     self._add(run_id, plan.experiment)
 
     def _add(self, run_id: str, experiment: Experiment) -> None:
-        values = experiment.model_dump(mode="json")
-        attributes = {"run_id": run_id, "experiment": values}
+        values = experiment.all_values()
+        attributes = {"run_id": run_id, "experiment": experiment.model_dump(mode="json")}
         params = {name: flat(values[name]) for name in self.choices}
         self.study.enqueue_trial(params, user_attrs=attributes)
 
@@ -134,7 +134,7 @@ def flat(value: Any) -> Any:
 
 def varying_fields(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
     """The fields that tell the points apart, with their values: a trial's parameters."""
-    dumps = [experiment.model_dump(mode="json") for experiment in experiments]
+    dumps = [experiment.all_values() for experiment in experiments]
     found = {}
     for name in Experiment.model_fields:
         values = list(dict.fromkeys(flat(dump[name]) for dump in dumps))

@@ -60,7 +60,7 @@ def make_updates(bank: Bank, runtime: Runtime) -> list[Update]:
 def check_disjoint(bank: Bank, experiment: Experiment) -> None:
     """Raises ConfigError where the update trains on a prompt of the bank."""
     held_out = {prompt.text for prompt in bank.prompts}
-    prompts = get_prompts(experiment.prompts)
+    prompts = get_prompts(experiment).prepare(bank.agreement.tokenizer, bank.agreement.chat)
     for step in range(experiment.steps):
         for prompt in prompts.draw(step, experiment.prompts_per_step, experiment.seed):
             if prompt.text in held_out:

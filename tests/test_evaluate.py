@@ -22,7 +22,8 @@ from transformers import (
 
 from bench.arithmetic import make_problem, prompt_text
 from bench.config import ConfigError
-from bench.evaluate import TASK_FOLDER, TaskResult, check_tasks, evaluate, task_names
+from bench.evaluate import TaskResult, evaluate
+from bench.tasklist import TASK_FOLDER, Asking, check_tasks, task_names
 
 SPECIAL = ("<pad>", "<bos>", "<end>", "<stop>")
 PAD, BOS, END, STOP = range(4)
@@ -158,8 +159,9 @@ def test_rates_lengths_and_texts_of_planted_responses(model, tokenizer, script):
     ]
     of_prompt = dict(zip(map(prompt_text, problems), planted, strict=True))
     script(of_prompt.__getitem__)
+    asking = Asking(max_new_tokens=20)
     result = evaluate(
-        model, tokenizer, ["tiny_math"], stop_ids=[END, STOP], max_new_tokens=20, limit=6
+        model, tokenizer, ["tiny_math"], stop_ids=[END, STOP], asking=asking, limit=6
     )["tiny_math"]
     assert result.score_I == (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
     assert result.response_I == (
@@ -177,7 +179,7 @@ def test_rates_lengths_and_texts_of_planted_responses(model, tokenizer, script):
 
 
 def test_generation_config_does_not_leak(model, tokenizer):
-    settings = {"stop_ids": [END], "limit": 12, "max_new_tokens": 12}
+    settings = {"stop_ids": [END], "limit": 12, "asking": Asking(max_new_tokens=12)}
     plain = evaluate(model, tokenizer, ["tiny_math"], **settings)
     leaky = GenerationConfig(
         repetition_penalty=1.3,
@@ -195,29 +197,13 @@ def test_generation_config_does_not_leak(model, tokenizer):
     assert heard[:, 6:].max() < 40, "the planted config would have changed the answers"
 
 
-def test_sampling_passes_every_parameter_and_repeats_with_its_seed(model, tokenizer, script):
-    def sample(seed):
-        result = evaluate(
-            model,
-            tokenizer,
-            ["tiny_math"],
-            stop_ids=[END],
-            limit=8,
-            max_new_tokens=12,
-            temperature=0.7,
-            seed=seed,
-        )
-        return result["tiny_math"].response_I
-
-    assert sample(0) == sample(0) != sample(1)
+def test_greedy_decoding_passes_every_parameter(model, tokenizer, script):
     scripted = script(lambda prompt: "<end>")
-    sample(0)
+    asking = Asking(max_new_tokens=12)
+    evaluate(model, tokenizer, ["tiny_math"], stop_ids=[END], limit=2, asking=asking)
     assert scripted.calls == [
         {
-            "do_sample": True,
-            "temperature": 0.7,
-            "top_p": 1.0,
-            "top_k": 0,
+            "do_sample": False,
             "repetition_penalty": 1.0,
             "num_beams": 1,
             "max_new_tokens": 12,
@@ -229,6 +215,64 @@ def test_sampling_passes_every_parameter_and_repeats_with_its_seed(model, tokeni
     ]
 
 
+def sample_texts(model, tokenizer, **settings):
+    how = {name: settings.pop(name) for name in ("samples", "top_p") if name in settings}
+    asking = Asking(max_new_tokens=12, temperature=settings.pop("temperature", 0.7), **how)
+    result = evaluate(
+        model, tokenizer, ["tiny_math"], stop_ids=[END], asking=asking, **{"limit": 8, **settings}
+    )["tiny_math"]
+    return [[sample.text for sample in samples] for samples in result.sample_IK]
+
+
+def test_a_sample_is_a_function_of_seed_item_and_number_alone(model, tokenizer):
+    texts = sample_texts(model, tokenizer, samples=3)
+    assert [len(samples) for samples in texts] == [3] * 8
+    assert len({text for samples in texts for text in samples}) == 24
+    assert sample_texts(model, tokenizer, samples=3, batch_size=5) == texts
+    assert sample_texts(model, tokenizer, samples=3, limit=4) == texts[:4]
+    assert sample_texts(model, tokenizer, samples=1) == [samples[:1] for samples in texts]
+    assert sample_texts(model, tokenizer, samples=3, seed=1) != texts
+
+
+def test_a_small_top_p_is_greedy_decoding(model, tokenizer):
+    greedy = sample_texts(model, tokenizer, temperature=0.0)
+    assert sample_texts(model, tokenizer, top_p=1e-6) == greedy
+    assert sample_texts(model, tokenizer, top_p=0.95) != greedy
+
+
+def test_several_greedy_samples_are_refused(model, tokenizer):
+    with pytest.raises(ConfigError, match="samples: 4 of 'tiny_math' at temperature 0"):
+        sample_texts(model, tokenizer, temperature=0.0, samples=4)
+
+
+def test_the_score_of_an_item_is_its_share_of_right_samples(model, tokenizer, monkeypatch):
+    problems = [make_problem("eval", index) for index in range(3)]
+    right = {problem.id: count for problem, count in zip(problems, (0, 1, 4), strict=True)}
+    answers = {problem.id: problem.answer for problem in problems}
+
+    def respond(model, tokenizer, decoding, report, prompts, keys):
+        from bench.responses import Response
+
+        places = [key.split("/") for key in keys]
+        texts = [
+            f"#### {answers[item] if int(number) < right[item] else 'none'}"
+            for _, item, number in places
+        ]
+        return [Response(text, 7, text.endswith("none")) for text in texts]
+
+    monkeypatch.setattr("bench.evaluate.respond", respond)
+    asking = Asking(samples=4, temperature=1.0)
+    result = evaluate(model, tokenizer, ["tiny_math"], stop_ids=[END], asking=asking, limit=3)[
+        "tiny_math"
+    ]
+    assert result.score_I == (0, 0.25, 1)
+    assert result.mean == pytest.approx(5 / 12)
+    assert result.pass_at_k == pytest.approx(2 / 3)
+    assert (result.n, result.k) == (3, 4)
+    assert result.parse_failure_rate == result.truncation_rate == pytest.approx(7 / 12)
+    assert result.comparison_failure_rate == 0
+
+
 def test_results_repeat_and_do_not_depend_on_the_batch_size(model, tokenizer):
     first, *others = (
         evaluate(
@@ -237,7 +281,7 @@ def test_results_repeat_and_do_not_depend_on_the_batch_size(model, tokenizer):
             ["tiny_math_tune"],
             stop_ids=[END, *range(10, 14)],
             limit=24,
-            max_new_tokens=24,
+            asking=Asking(max_new_tokens=24),
             batch_size=size,
         )
         for size in (24, 24, 1, 7)
@@ -334,7 +378,9 @@ def test_nothing_is_shown_without_a_log_file_and_nothing_is_asked_of_the_network
         raise AssertionError("evaluation opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    evaluate(model, tokenizer, ["tiny_math"], stop_ids=[END], limit=2, max_new_tokens=4)
+    evaluate(
+        model, tokenizer, ["tiny_math"], stop_ids=[END], limit=2, asking=Asking(max_new_tokens=4)
+    )
     assert capfd.readouterr() == ("", "")
 
 
@@ -347,7 +393,7 @@ def test_limit_keeps_the_first_items(model, tokenizer, script):
 
 def test_an_unknown_task_is_named_with_the_nearest_and_all_known(model, tokenizer, script):
     scripted = script(lambda prompt: "<end>")
-    with pytest.raises(ConfigError, match=r"'tiny_mth'.*'tiny_math'.*tiny_math, tiny_math_tune"):
+    with pytest.raises(ConfigError, match=r"'tiny_mth'.*'tiny_math'.*aime24.*tiny_math_tune"):
         evaluate(model, tokenizer, ["tiny_math", "tiny_mth"], stop_ids=[END])
     assert not scripted.calls
     check_tasks(task_names())
@@ -362,13 +408,19 @@ def test_an_unknown_task_is_named_with_the_nearest_and_all_known(model, tokenize
         {"limit": 0},
         {"temperature": -1.0},
         {"temperature": float("nan")},
+        {"top_p": 0.0, "temperature": 1.0},
+        {"top_p": 1.1, "temperature": 1.0},
+        {"samples": 0},
     ],
     ids=str,
 )
 def test_a_setting_out_of_range_is_refused(model, tokenizer, setting):
-    (name,) = setting
+    name = next(iter(setting))
+    of_call = {"stop_ids": [END], "batch_size": 1, "limit": 1}
+    call = {key: setting.get(key, value) for key, value in of_call.items()}
+    asking = Asking(**{key: value for key, value in setting.items() if key not in of_call})
     with pytest.raises(ConfigError, match=name):
-        evaluate(model, tokenizer, ["tiny_math"], **{"stop_ids": [END], **setting})
+        evaluate(model, tokenizer, ["tiny_math"], asking=asking, **call)
 
 
 def test_a_missing_item_is_an_error(model, tokenizer, script, monkeypatch):
@@ -399,11 +451,12 @@ def test_task_files_are_named_for_their_task():
     for name in task_names():
         with open(TASK_FOLDER / f"{name}.yaml") as file:
             assert yaml.load(file, Loader)["task"] == name  # a SafeLoader
-    assert task_names() == ["tiny_math", "tiny_math_tune"]
+    maths = ["aime24", "aime25", "amc23", "gsm8k", "math500", "minerva", "olympiadbench"]
+    assert task_names() == [*maths, "tiny_math", "tiny_math_tune"]
 
 
 def test_importing_evaluate_is_cheap():
-    code = "import sys, bench.evaluate as e; e.task_names(); print(*sys.modules)"
+    code = "import sys, bench.evaluate, bench.tasklist as e; e.task_names(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "lm_eval", "transformers", "datasets"} & set(done.stdout.split())
 
@@ -420,5 +473,7 @@ def test_padded_rows_of_the_head_are_never_generated(model, tokenizer):
     ids = []
     inner = wider.generate
     wider.generate = lambda **kwargs: ids.append(inner(**kwargs)) or ids[-1]
-    evaluate(wider, tokenizer, ["tiny_math"], stop_ids=[END], limit=3, max_new_tokens=4)
+    evaluate(
+        wider, tokenizer, ["tiny_math"], stop_ids=[END], limit=3, asking=Asking(max_new_tokens=4)
+    )
     assert int(ids[0].max()) < len(tokenizer)

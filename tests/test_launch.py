@@ -13,8 +13,10 @@ from bench.launch import run_launched
 from bench.plan import make_plan
 from bench.run import run_experiment
 
-ACCELERATE = "accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no " \
-    "--dynamo_backend no"  # fmt: skip
+ACCELERATE = (
+    "python -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no"
+)
 
 
 def experiment(**values):

@@ -96,7 +96,7 @@ def test_a_pair_that_declares_stops_for_one_side_only_is_refused():
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda f: shutil.rmtree(f / "teacher"), "unknown name"),
+        (lambda f: shutil.rmtree(f / "teacher"), "is no folder that holds teacher"),
         (lambda f: (f / "teacher" / "model.safetensors").unlink(), "does not load"),
         (lambda f: (f / "student" / "config.json").unlink(), "does not load"),
         (lambda f: (f / "student" / "tokenizer.json").unlink(), "tokenizer.*student"),

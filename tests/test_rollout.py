@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from bench.keys import keyed_uniform
 from bench.models import Vocabulary
-from bench.rollout import KeyedSampler, sample_rollout
+from bench.rollout import KeyedSampler, nucleus, sample_rollout
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,30 @@ def test_ids_that_left_the_vocabulary_are_never_sampled(pair):
 def test_the_ends_of_the_unit_interval_sample_no_impossible_token(uniform, token):
     sampler = KeyedSampler(torch.tensor([[uniform]]), Vocabulary(5, (0, 4)), 1.0)
     assert int(sampler(torch.zeros(1, 1), torch.zeros(1, 5)).argmax()) == token
+
+
+def test_the_nucleus_is_the_fewest_likeliest_tokens_that_reach_top_p():
+    probability_BV = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.25, 0.25, 0.25, 0.25]]).double()
+    for top_p, kept in [
+        (1e-9, [[1], [0]]),
+        (0.5, [[1], [0, 1]]),
+        (0.51, [[1, 3], [0, 1, 2]]),
+        (0.75, [[1, 3], [0, 1, 2]]),
+        (0.76, [[1, 2, 3], [0, 1, 2, 3]]),
+        (0.999, [[0, 1, 2, 3], [0, 1, 2, 3]]),
+    ]:
+        found_BV = nucleus(probability_BV, top_p)
+        assert [row.nonzero().flatten().tolist() for row in found_BV] == kept
+        assert found_BV[found_BV > 0].equal(probability_BV[found_BV > 0])
+
+
+def test_sampling_inside_the_nucleus_follows_the_renormalised_distribution():
+    logit_V = torch.tensor([0.0, 2.0, 1.0, 1.5, -1.0])
+    uniform_BT = (torch.arange(1000) / 1000)[:, None]
+    sampler = KeyedSampler(uniform_BT, Vocabulary(4), 0.5, top_p=0.9)
+    picked_B = sampler(torch.zeros(1000, 1), logit_V.expand(1000, 5)).argmax(-1)
+    p_V = (logit_V[:4].double() / 0.5).softmax(-1)  # 1, 3, 2, 0 from the likeliest on
+    expected_V = torch.tensor([0.0, p_V[1], p_V[2], p_V[3]]) / (1 - p_V[0])
+    assert p_V[1] + p_V[3] < 0.9 < 1 - p_V[0]
+    share_V = torch.bincount(picked_B, minlength=4) / 1000
+    torch.testing.assert_close(share_V, expected_V.float(), atol=2e-3, rtol=0)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from statistics import fmean
 
+from bench.answers import Graded
 from bench.arithmetic import Split, extract_answer, make_problem, prompt_text
+from bench.tasks.documents import Documents
 
 ITEMS = 1000
-
-
-class Documents(list[dict[str, str]]):
-    """Documents in memory, with the one attribute of a `datasets.Dataset` that lm-eval reads."""
-
-    @property
-    def features(self) -> dict[str, type[str]]:
-        """Column names; lm-eval looks `doc_to_text` and `doc_to_target` up in them."""
-        return dict.fromkeys(self[0], str)
 
 
 def dataset(split: Split, **metadata: object) -> dict[str, Documents]:
@@ -33,10 +27,21 @@ def _documents(split: Split) -> Documents:
     )
 
 
-def score(document: Mapping[str, str], results: Sequence[str]) -> dict[str, float]:
-    """exact_match: the answer, as written, is the gold one; parse_failure: there is no answer."""
-    answer = extract_answer(results[0])
-    return {
-        "exact_match": float(answer == document["answer"]),
-        "parse_failure": float(answer is None),
-    }
+def grade(
+    responses: Sequence[Sequence[str]], documents: Sequence[Mapping[str, str]]
+) -> list[list[Graded]]:
+    """lm-eval's filter: an answer is right if it is the gold one as written."""
+    return [
+        [_graded(extract_answer(response), document["answer"]) for response in samples]
+        for samples, document in zip(responses, documents, strict=True)
+    ]
+
+
+def _graded(answer: str | None, gold: str) -> Graded:
+    return Graded(answer, "no answer" if answer is None else "right" if answer == gold else "wrong")
+
+
+def score(document: Mapping[str, str], results: Sequence[Sequence[Graded]]) -> dict[str, float]:
+    """exact_match: share of samples with the gold answer; pass_at_k: does any have it?"""
+    scores = [graded.score for graded in results[0]]
+    return {"exact_match": fmean(scores), "pass_at_k": max(scores)}
