@@ -543,13 +543,13 @@ def artefacts(
         found = json.loads(read_text(out / "artefacts.json"))
     else:
         from bench.artefacts import measure_artefacts
-        from bench.pairs import pair_names
+        from bench.pairs import embedded_pair_names
         from bench.progress import open_progress
 
         if batches < 2:
             raise ConfigError(f"batches: {batches} is not accepted: 2 or more, for a spread")
         with open_progress("auto") as progress:
-            found = measure_artefacts(pairs or pair_names(), batches, progress)
+            found = measure_artefacts(pairs or embedded_pair_names(), batches, progress)
         text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
         write_file(out / "artefacts.json", (text.replace("},{", "},\n{") + "\n").encode())
     write_file(out / "artefacts.md", page(found).encode())

@@ -171,6 +171,11 @@ def pair_names() -> list[str]:
     return list(_PAIRS)
 
 
+def embedded_pair_names() -> list[str]:
+    """The pairs that ship inside the package."""
+    return [name for name, pair in _PAIRS.items() if Path(pair.teacher).is_relative_to(ASSETS)]
+
+
 def get_pair(name: str) -> Pair:
     """The pair of this name, or the pair in a folder that holds `teacher/` and `student/`.
 

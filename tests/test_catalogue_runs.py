@@ -5,12 +5,12 @@ from functools import cache
 import pytest
 import torch
 
-from bench import get_selector, pair_names, selector_names
+from bench import get_selector, selector_names
 from bench.config import Experiment, Runtime
 from bench.engine import Trainer
 from bench.models import LoadedPair, load_pair
 from bench.objectives import DEFAULTS
-from bench.pairs import get_pair
+from bench.pairs import embedded_pair_names, get_pair
 from bench.plan import make_plan
 
 STEPS = 5
@@ -37,7 +37,7 @@ def five_steps(pair_name: str, tmp_path, **values) -> list[dict]:
     return lines
 
 
-@pytest.mark.parametrize("pair", pair_names())
+@pytest.mark.parametrize("pair", embedded_pair_names())
 @pytest.mark.parametrize("selector", selector_names())
 def test_every_selector_takes_five_steps(selector, pair, tmp_path):
     found = get_selector(selector)
@@ -53,7 +53,7 @@ def test_every_selector_takes_five_steps(selector, pair, tmp_path):
             assert 0 < line["effective_sample_size"] <= line["sampled_tokens"] * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("pair", pair_names())
+@pytest.mark.parametrize("pair", embedded_pair_names())
 @pytest.mark.parametrize("objective", DEFAULTS)
 def test_every_objective_takes_five_steps(objective, pair, tmp_path):
     lines = five_steps(pair, tmp_path, selector="teachability", keep=0.2, objective=objective)
