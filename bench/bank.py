@@ -29,7 +29,7 @@ from bench.models import Agreement, Vocabulary, content_sha256, load_model, read
 from bench.pairs import Pair, pair_of
 from bench.passes import PassSettings, head_weight, hidden_states, project
 from bench.progress import Progress
-from bench.prompts import Prompt, get_held_out
+from bench.prompts import Prompt, PromptFile, get_held_out, get_prompts
 from bench.records import RunFolder, digest8, write_json
 from bench.rollout import Rollout, sample_rollout
 from bench.signals import (
@@ -78,7 +78,10 @@ class Bank:
                 f"k: {self.ks[-1]} is not accepted: 1 to {self.vocabulary.size}, the vocabulary"
             )
         self.prompts = held_out_prompts(
-            experiment, diagnosis.responses // diagnosis.samples_per_prompt
+            experiment,
+            self.agreement,
+            diagnosis.update_seeds,
+            diagnosis.responses // diagnosis.samples_per_prompt,
         )
         self.points_to = {
             "teacher": content_sha256(self.pair.teacher, self.pair.teacher_revision),
@@ -291,8 +294,24 @@ class Bank:
             yield part, self.rollout(part, device)
 
 
-def held_out_prompts(experiment: Experiment, count: int) -> list[Prompt]:
-    """`count` held-out prompts that differ in text. ConfigError where the set has too few."""
+def held_out_prompts(
+    experiment: Experiment, agreement: Agreement, update_seeds: Sequence[int], count: int
+) -> list[Prompt]:
+    """`count` prompts that differ in text and that the updates do not train on.
+
+    Of a generated set its held-out ones; of a file those that no update seed's steps draw. Raises
+    ConfigError where there are too few.
+    """
+    known = get_prompts(experiment)
+    if isinstance(known, PromptFile):
+        prompts = known.prepare(agreement.tokenizer, agreement.chat)
+        left = prompts.undrawn(experiment.steps, experiment.prompts_per_step, update_seeds)
+        if len(left) < count:
+            raise ConfigError(
+                f"responses: {experiment.prompts!r} has {len(left)} prompts that no update draws, "
+                f"not {count}; fewer steps, prompts_per_step or update_seeds leave more"
+            )
+        return left[:count]
     source, found = get_held_out(experiment), {}
     for step in range(20):
         for prompt in source.draw(step, count, experiment.seed):

@@ -166,6 +166,13 @@ class FilePrompts:
         (verdict,) = shared_grader().verdicts([Comparison(prompt.answer, answer)])
         return verdict == "right"
 
+    def undrawn(self, steps: int, count: int, seeds: Sequence[int]) -> list[Prompt]:
+        """The prompts that no run of so many steps at one of the seeds is given, by key."""
+        drawn = {p.id for seed in seeds for step in range(steps)
+                 for p in self.draw(step, count, seed)}  # fmt: skip
+        left = [prompt for prompt in self.prompts if prompt.id not in drawn]
+        return sorted(left, key=lambda prompt: hash64("held out", prompt.id))
+
     def _order(self, seed: int, epoch: int) -> list[Prompt]:
         return sorted(self.prompts, key=lambda prompt: hash64(seed, "prompts", epoch, prompt.id))
 
@@ -368,7 +375,7 @@ def fetch(name: str, config: str | None = None, split: str = "train") -> Path:
 
 
 def get_held_out(experiment: Experiment) -> PromptSet:
-    """Prompts like those of the experiment's training set that no training run is given.
+    """Prompts like those of a generated training set that no training run is given.
 
     Raises ConfigError for an unknown set, and for one that has none.
     """

@@ -19,6 +19,7 @@ from bench.gain import RESOLUTION, measure
 from bench.models import load_model, read_agreement
 from bench.pairs import get_pair
 from bench.progress import open_progress
+from bench.prompts import get_prompts
 from bench.signals import SIGNAL_NAMES, signals_from_logits
 from bench.updates import drawn_counts, make_updates
 
@@ -372,3 +373,26 @@ def test_the_command_writes_a_record_and_check_finds_what_is_stale(
 def test_the_committed_records_give_the_committed_pages_and_figures(capsys):
     root = Path(__file__).parent.parent / "results" / "diagnostic"
     assert call(capsys, "--check", "--out", str(root))[0] == 0
+
+
+def test_the_bank_of_a_prompt_file_holds_what_no_update_draws(pair, tmp_path):
+    file = tmp_path / "own.jsonl"
+    lines = [{"problem": f"Tom has {n} apples and buys {n + 3}.", "answer": str(2 * n + 3)}
+             for n in range(40)]  # fmt: skip
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = experiment(pair, prompts=str(file), instruction="")
+    diagnosis = Diagnosis.parse({**DIAGNOSIS, "update_seeds": [0, 1]})
+    found = module.diagnose(settings, diagnosis, runtime(tmp_path))
+    assert (found["n_prompts"], found["update_seeds"]) == (12, [0, 1])
+    held_out = {prompt.id for prompt in Bank(settings, diagnosis, runtime(tmp_path)).prompts}
+    assert len(held_out) == 12
+    agreement = read_agreement(get_pair(pair))
+    prompts = get_prompts(settings).prepare(agreement.tokenizer, agreement.chat)
+    for seed in (0, 1):
+        for step in range(settings.steps):
+            drawn = {p.id for p in prompts.draw(step, settings.prompts_per_step, seed)}
+            assert len(drawn) == 4 and not drawn & held_out
+    with pytest.raises(
+        ConfigError, match="responses: .* has 0 prompts that no update draws, not 12"
+    ):
+        Bank(experiment(pair, prompts=str(file), steps=10), diagnosis, runtime(tmp_path))
