@@ -1,5 +1,11 @@
 """A small random batch, with what the tests recompute from it in float64 NumPy."""
 
+import os
+
+# Before torch is imported, here and in every process that a test starts: models this small are
+# slower on several threads, and far slower where the cores are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
