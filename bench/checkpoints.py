@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from bench.config import BenchError
+from bench.processes import ALONE, Processes
 from bench.records import sync, write_json
 from bench.rule import Selector
 
@@ -55,22 +56,28 @@ def save_checkpoint(
     step: int,
     totals: Mapping[str, Any],
     selector: Selector,
+    processes: Processes = ALONE,
 ) -> None:
     """Save after `step` steps. Raises BenchError for a full disk; the previous one survives."""
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
-    if final.exists():
+    if processes.lead(final.exists):
         return
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        accelerator.save_state(str(temporary))
+
+    def finish() -> None:
         if selector.has_memory:
             torch.save(selector.state_dict(), temporary / SELECTOR_FILE)
         write_json(temporary / "totals.json", totals)
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             sync(file)
         sync(temporary)
         temporary.rename(final)
         sync(folder)
+
+    try:
+        processes.lead(lambda: shutil.rmtree(temporary, ignore_errors=True))
+        accelerator.save_state(str(temporary))
+        accelerator.wait_for_everyone()
+        processes.lead(finish)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         last = last_checkpoint(folder)
@@ -78,8 +85,9 @@ def save_checkpoint(
         raise BenchError(
             f"the checkpoint of step {step} could not be saved: {error}; {kept}"
         ) from error
-    for old in _complete(folder)[:-KEPT]:
-        shutil.rmtree(old.path)
+    if processes.is_main:
+        for old in _complete(folder)[:-KEPT]:
+            shutil.rmtree(old.path)
 
 
 def _complete(folder: Path) -> list[Checkpoint]:

@@ -50,10 +50,13 @@ def run(
 ) -> None:
     """Distil a student on selected tokens and score it; resumes, or prints a finished run."""
     from bench import screen
+    from bench.progress import speaks
     from bench.run import run_experiment
 
     given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
     record = run_experiment(experiment_from(given, preset), runtime)
+    if not speaks():
+        return
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
@@ -93,6 +96,7 @@ def evaluate(
 ) -> None:
     """Score a checkpoint: a run (its id or folder), a local model folder, or a hub id."""
     from bench import screen
+    from bench.progress import speaks
     from bench.run import evaluate_checkpoint, scores_of
 
     found = evaluate_checkpoint(
@@ -101,6 +105,8 @@ def evaluate(
         chat=chat, thinking=thinking,
     )  # fmt: skip
     scores = scores_of(found)
+    if not speaks():
+        return
     if as_json:
         print_json({"path": path, "scores": scores})
     else:
@@ -617,9 +623,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def fail(message: str, code: int) -> None:
     """One line on standard error, and the exit code; a caret keeps the two lines it stands in."""
+    from bench.progress import speaks
+
     prefix = "bench: " if code == 3 else "bench: error: "
     lines = message.rstrip().split("\n")
     shown = lines[-2:] if len(lines) > 2 and lines[-1].strip() == "^" else []
+    if not speaks():
+        raise SystemExit(code)
     told = " ".join(" ".join(lines[: len(lines) - len(shown)]).split())
     print("\n".join([prefix + told, *shown]), file=sys.stderr)
     raise SystemExit(code)

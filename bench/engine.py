@@ -3,17 +3,19 @@
 import math
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from bench import extras
@@ -35,10 +37,11 @@ from bench.passes import (
 )
 from bench.plan import Plan
 from bench.population import quantiles
-from bench.progress import Progress
+from bench.processes import Processes, Worked, is_sharded, run, shard
+from bench.progress import Progress, launched
 from bench.records import peak_memory_bytes
 from bench.registry import SelectorError, get_selector
-from bench.rollout import Rollout, sample_rollout
+from bench.rollout import Rollout, batch_count, join_rollouts, sample_rollout
 from bench.shadow import Shadow
 from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
 
@@ -71,11 +74,22 @@ class Selection:
 
 
 class Trainer:
-    """A pair, an optimizer and the step that joins them."""
+    """A pair, an optimizer and the step that joins them.
+
+    A rollout, its signals and its selection are always those of the whole batch, on every process;
+    the models run on the process's own rows of it.
+    """
 
     def __init__(self, plan: Plan, loaded: LoadedPair, runtime: Runtime):
         self.plan, self.experiment, self.runtime = plan, plan.experiment, runtime
         self.accelerator = make_accelerator(self.experiment, runtime)
+        self.processes = Processes(self.accelerator)
+        responses = self.experiment.prompts_per_step * self.experiment.responses_per_prompt
+        if responses < self.processes.size:
+            raise BenchError(
+                f"prompts_per_step: a step's {responses} responses are fewer than the "
+                f"{self.processes.size} processes"
+            )
         self.pair = loaded
         self.prompts = plan.prompts.prepare(loaded.tokenizer, loaded.chat)
         self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
@@ -88,10 +102,15 @@ class Trainer:
         if "reference_logprob_BT" in asked:
             self.reference = extras.load_reference(self.experiment.reference, loaded)
             self.reference.to(self.accelerator.device)
-        student = loaded.student.to(self.accelerator.device)
-        self.teacher = loaded.teacher.to(self.accelerator.device)
+        student = Worked(loaded.student.to(self.accelerator.device))
         optimizer = make_optimizer(student, self.experiment)
-        self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        with warnings.catch_warnings():
+            # Newer torch renames the setting; older ones know only this name.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        self.teacher: torch.nn.Module = loaded.teacher.to(self.accelerator.device)
+        if is_sharded(self.student):
+            self.teacher = shard(self.teacher)
         self.schedule = make_schedule(optimizer, self.experiment)
         self.accelerator.register_for_checkpointing(self.schedule)
         self.totals = Totals()
@@ -121,28 +140,48 @@ class Trainer:
         return self.metrics(step, rollout, signals, selection, outputs.loss, grad_norm, timer)
 
     def rollout(self, step: int) -> Rollout:
-        experiment, pair = self.experiment, self.pair
+        """The step's responses: each process samples its own rows, and gets all."""
+        experiment, pair, processes = self.experiment, self.pair, self.processes
         prompts = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
-        return sample_rollout(
-            self.student,
-            pair.tokenizer,
-            pair.vocabulary,
-            prompts,
-            samples=experiment.responses_per_prompt,
-            max_new_tokens=experiment.max_new_tokens,
-            temperature=experiment.temperature,
-            stop_ids=pair.student_stop_ids,
-            mask_stop=pair.stops_agree,
-            seed=experiment.seed,
-            step=step,
-            batch=self.runtime.rollout_batch,
-        )
+        count = len(prompts) * experiment.responses_per_prompt
+        batch = self.runtime.rollout_batch
+        rows = processes.rows(count)
+        most = batch_count(processes.most(rows.stop - rows.start), batch)
+
+        def sample(model) -> Rollout:
+            return sample_rollout(
+                model,
+                pair.tokenizer,
+                pair.vocabulary,
+                prompts,
+                samples=experiment.responses_per_prompt,
+                max_new_tokens=experiment.max_new_tokens,
+                temperature=experiment.temperature,
+                stop_ids=pair.student_stop_ids,
+                mask_stop=pair.stops_agree,
+                seed=experiment.seed,
+                step=step,
+                batch=batch,
+                rows=rows,
+                batches=most if is_sharded(self.student) else 0,
+            )
+
+        with torch.no_grad():
+            own = run(self.student, sample)
+        if processes.size == 1:
+            return own
+        parts = processes.join_objects([own.to("cpu")])
+        return join_rollouts(parts).to(self.accelerator.device)
+
+    def own(self, rollout: Rollout) -> Rollout:
+        """This process's rows of a rollout."""
+        return rollout.rows(self.processes.rows(len(rollout.row_key_B)))
 
     def signals(self, rollout: Rollout, step: int, timer: "Timer") -> tuple[TokenSignals, Scored]:
-        """Signals of the whole optimizer batch, and what the pass that found them leaves behind."""
+        """Signals of the whole batch, and what the pass over the own rows leaves behind."""
         scored = score_rollout(
-            self.student, self.teacher, rollout, self.pair.vocabulary, self.names,
-            self.experiment.k, self.settings,
+            self.student, self.teacher, self.own(rollout), self.pair.vocabulary, self.names,
+            self.experiment.k, self.settings, self.processes,
         )  # fmt: skip
         for phase, seconds in scored.seconds.items():
             timer.add(phase, seconds)
@@ -154,19 +193,23 @@ class Trainer:
         )  # fmt: skip
         with timer.phase("score"):
             extra = {name: self.extra(name, rollout, step, scored) for name in self.extra_names}
-        return with_signals(base, {**scored.values, **extra}), scored
+        values = {name: self.processes.join(value) for name, value in scored.values.items()}
+        return with_signals(base, {**values, **extra}), scored
 
     def extra(self, name: str, rollout: Rollout, step: int, scored: Scored) -> Tensor:
-        """One of EXTRA_SIGNALS: (B,), or (N,) over the sampled tokens."""
-        experiment, pair = self.experiment, self.pair
+        """One of EXTRA_SIGNALS: (B,), or (N,) over the sampled tokens of the batch."""
+        experiment, pair, own = self.experiment, self.pair, self.own(rollout)
         prompts = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
         match name:
             case "reference_logprob_BT":
-                return sampled_logprob(self.reference, rollout, pair.vocabulary, self.settings)  # type: ignore[arg-type]
+                assert self.reference is not None
+                found_N = sampled_logprob(self.reference, own, pair.vocabulary, self.settings)
+                return self.processes.join(found_N)
             case "counterfactual_logprob_BT":
-                return extras.counterfactual_logprob(
-                    self.student, rollout, prompts, pair, self.settings
+                found_N = extras.counterfactual_logprob(
+                    self.student, own, prompts, pair, self.settings, self.processes
                 )
+                return self.processes.join(found_N)
             case "reward_B":
                 return extras.reward_B(rollout, prompts, self.prompts, pair)
             case "group_B":
@@ -174,7 +217,9 @@ class Trainer:
         return self.gain(rollout, scored.teacher_hidden_ND)
 
     def gain(self, rollout: Rollout, teacher_hidden_ND: Tensor | None) -> Tensor:
-        """KL(q‖p) before minus after one update on every token, which is undone again; (N,)."""
+        """KL(q‖p) before minus after one update on every token, which is undone again; (N,).
+
+        teacher_hidden_ND is of the own rows."""
         before_N = self.forward_kl(rollout)
         weights = [parameter.detach().clone() for parameter in self.student.parameters()]
         state, rate = deepcopy(self.optimizer.state_dict()), deepcopy(self.schedule.state_dict())
@@ -192,17 +237,20 @@ class Trainer:
         return before_N - after_N
 
     def forward_kl(self, rollout: Rollout) -> Tensor:
-        """KL(q‖p) of every sampled token, (N,)."""
+        """KL(q‖p) of every sampled token of the batch, (N,)."""
         scored = score_rollout(
-            self.student, self.teacher, rollout, self.pair.vocabulary, ("forward_kl_BT",),
-            self.experiment.k, self.settings,
+            self.student, self.teacher, self.own(rollout), self.pair.vocabulary,
+            ("forward_kl_BT",), self.experiment.k, self.settings, self.processes,
         )  # fmt: skip
-        return scored.values["forward_kl_BT"]
+        return self.processes.join(scored.values["forward_kl_BT"])
 
     def select(self, signals: TokenSignals, rollout: Rollout, step: int) -> Selection:
-        """Score every sampled token, then spend the budget once over the batch."""
+        """Score every sampled token, then spend the budget once over the batch.
+
+        Every process does, so that a rule's memory is the same on all; the main one's scores count.
+        """
         experiment, selector = self.experiment, self.selector
-        score_BT = selector(signals)
+        score_BT = self.processes.of_main(selector(signals))
         scheduled = keep_at(experiment.keep, step, experiment.steps)
         keep = selector.step_keep if selector.sets_keep else scheduled
         if selector.kind == "weight":
@@ -234,16 +282,23 @@ class Trainer:
         teacher_hidden_ND: Tensor | None,
         shadow: Shadow | None = None,
     ) -> LossOutputs:
-        """Loss and gradient over the selection."""
+        """Loss and gradient over the selection; `teacher_hidden_ND` and those given back are of the
+        own rows."""
         scale_BT = token_scale(selection.weight_BT, rollout.mask_BT, self.experiment.normalize)
+        own = self.own(rollout)
         inputs = LossInputs(
-            self.experiment.objective, self.experiment.objective_params, scale_BT,
+            self.experiment.objective, self.experiment.objective_params,
+            scale_BT[self.processes.rows(scale_BT.shape[0])],
             teacher_hidden_ND, keeps_hidden=shadow is not None,
         )  # fmt: skip
         outputs = accumulate_loss(
-            self.student, self.teacher, rollout, self.pair.vocabulary, inputs, self.settings,
-            self.accelerator.backward,
+            self.student, self.teacher, own, self.pair.vocabulary, inputs, self.settings,
+            self.accelerator.backward, self.processes,
         )  # fmt: skip
+        shares = self.processes.join_objects([(outputs.loss, outputs.scored)])
+        outputs = replace(
+            outputs, loss=sum(loss for loss, _ in shares), scored=sum(n for _, n in shares)
+        )
         self.totals.scored += outputs.scored
         return outputs
 
@@ -265,19 +320,25 @@ class Trainer:
         lacking = [name for name in shadow.needs(step) if getattr(signals, name) is None]
         student_ND, teacher_ND = scored.student_hidden_ND, scored.teacher_hidden_ND
         found = observe_rollout(
-            self.student, self.teacher, rollout, self.pair.vocabulary, lacking,
+            self.student, self.teacher, self.own(rollout), self.pair.vocabulary, lacking,
             self.experiment.k, self.settings,
             objective=self.experiment.objective,
             objective_params=self.experiment.objective_params,
             student_hidden_ND=outputs.student_hidden_ND if student_ND is None else student_ND,
             teacher_hidden_ND=outputs.teacher_hidden_ND if teacher_ND is None else teacher_ND,
+            processes=self.processes,
         )  # fmt: skip
-        shadow.record(step, signals, found, rollout, selection.selected_BT, selection.weight_BT)
+        found = {name: self.processes.join(value) for name, value in found.items()}
+        self.processes.lead(
+            lambda: shadow.record(
+                step, signals, found, rollout, selection.selected_BT, selection.weight_BT
+            )
+        )
 
     def update(self, loss: float) -> float:
         """Clip, AdamW step; returns the gradient's norm. Nothing is updated if it is not finite."""
         limit = self.experiment.gradient_clip
-        norm = float(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))  # type: ignore[arg-type]
+        norm = full_number(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise BenchError(f"loss {loss} and gradient norm {norm} are not finite")
         self.totals.clipped_steps += norm > limit
@@ -315,8 +376,24 @@ class Trainer:
             "stop_rate": rollout.finish_reason_B.count("stop") / len(rollout.finish_reason_B),
             "signals": summarise(signals, selection.selected_BT),
             "seconds": timer.step,
-            "peak_memory_bytes": peak_memory_bytes(self.accelerator.device.type),
+            "peak_memory_bytes": self.peak_memory_bytes(),
         }
+
+    def full_state(self) -> dict[str, Any] | None:
+        """The student's weights on the main process, where each process holds a part of them."""
+        if not is_sharded(self.student):
+            return None
+        state = self.accelerator.get_state_dict(self.student)
+        return {name.removeprefix("model."): value for name, value in state.items()}
+
+    def peak_memory_bytes(self) -> int:
+        """Of the process that needed most."""
+        return self.processes.most(peak_memory_bytes(self.accelerator.device.type))
+
+
+def full_number(value: Any) -> float:
+    """A number that may lie on several processes (a norm over sharded gradients)."""
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
 def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_curve) -> Totals:
@@ -325,12 +402,13 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
     Raises Stopped after saving when asked to stop, BenchError for a loss that is not finite.
     """
     experiment, folder, runtime = trainer.experiment, trainer.plan.folder, trainer.runtime
+    processes = trainer.processes
     first = 0
     if (checkpoint := last_checkpoint(folder.checkpoints)) is not None:
         trainer.totals = Totals(**checkpoint.load(trainer.accelerator))
         checkpoint.load_selector(trainer.selector)
         first = checkpoint.step
-    folder.cut_logs(first)
+    processes.lead(lambda: folder.cut_logs(first))
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
     with stop.deferred():
@@ -341,16 +419,17 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
                 raise type(error)(f"step {step + 1}: {error}{_last_good(trainer)}") from error
             if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
                 line["evaluation"] = evaluate_curve(step + 1)
-            folder.append_metrics(line)
+            if processes.is_main:
+                folder.append_metrics(line)
             progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
             trainer.totals.wall = perf_counter() - began
-            last = step + 1 == experiment.steps
-            if last or stop.requested or (step + 1) % runtime.checkpoint_every == 0:
+            last, stops = step + 1 == experiment.steps, processes.any(stop.requested)
+            if last or stops or (step + 1) % runtime.checkpoint_every == 0:
                 save_checkpoint(
                     trainer.accelerator, folder.checkpoints, step + 1, vars(trainer.totals),
-                    trainer.selector,
+                    trainer.selector, processes,
                 )  # fmt: skip
-            if stop.requested:
+            if stops:
                 raise Stopped(
                     f"stopped after step {step + 1} of {experiment.steps}, saved in {folder.path}; "
                     "the same command goes on from there"
@@ -364,11 +443,25 @@ def _last_good(trainer: Trainer) -> str:
 
 
 def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
-    """Device and precision. Raises BenchError for a device that is not there."""
+    """Device, precision and processes.
+
+    Raises BenchError for a device that is not there, and where a launcher started more processes
+    than found each other: each would train a run of its own.
+    """
     mixed = "bf16" if experiment.dtype == "bfloat16" else "no"
     # accelerate holds the precision of the first Accelerator for the whole process.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed, cpu=runtime.device == "cpu")
+    # No model here has buffers that training changes; each forward pass would send them.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(
+        mixed_precision=mixed, cpu=runtime.device == "cpu", kwargs_handlers=[ddp]
+    )
+    if accelerator.num_processes != launched():
+        raise BenchError(
+            f"{launched()} processes were launched, and accelerate joins "
+            f"{accelerator.num_processes}: without GPUs, launch with ACCELERATE_USE_CPU=true "
+            f"accelerate launch --multi_gpu --num_processes {launched()}"
+        )
     if runtime.device not in ("auto", accelerator.device.type):
         raise BenchError(
             f"device: {runtime.device!r} is not available here: {accelerator.device.type}"

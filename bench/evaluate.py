@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
 
+    from bench.processes import Processes
+
 NOISY_LOGGERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 
 Progress = Callable[[str, int, int], None]
@@ -147,13 +149,15 @@ def evaluate(
     seed: int = 0,
     log_file: Path | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, TaskResult]:
     """Score a loaded transformers model on each task, and leave it and all generators as they were.
 
     Greedy at temperature 0; else each sample is a function of `seed`, task, item and number alone.
     Before the cap, only the first of `stop_ids` ends a response. `limit` keeps the first items of
     each task. What the libraries print and log is appended to `log_file` (None: dropped);
-    `progress(task, done, total)`, called once per batch, prints where it always would.
+    `progress(task, done, total)`, called once per batch, prints where it always would. All of
+    `processes` call this together, share the work, and get the same results.
     Raises ConfigError for an unknown task, missing data, or a setting out of range.
     """
     check_tasks(tasks)
@@ -177,7 +181,9 @@ def evaluate(
         manager = TaskManager(include_path=TASK_FOLDER, include_defaults=False)
         results = {}
         for name, (own, decoding) in protocols.items():
-            respond_to = partial(respond, model, tokenizer, decoding, partial(report, name))
+            respond_to = partial(
+                respond, model, tokenizer, decoding, partial(report, name), processes=processes
+            )
             task = cast("ConfigurableTask", manager.load(name)["tasks"][name])
             task.set_config("repeats", own.samples)
             chat = own.chat if task_settings(name).chat else None

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.config import ConfigError
 from bench.models import LoadedPair, load_model, load_tokenizer, shared_vocabulary
 from bench.passes import PassSettings, sampled_logprob
+from bench.processes import ALONE, Processes
 from bench.prompts import Prompt, PromptSet, counterfactual
 from bench.rollout import Rollout
 
@@ -59,13 +60,18 @@ def group_B(rollout: Rollout) -> Tensor:
 
 
 def counterfactual_logprob(
-    student, rollout: Rollout, prompts: Sequence[Prompt], pair: LoadedPair, settings: PassSettings
+    student,
+    rollout: Rollout,
+    prompts: Sequence[Prompt],
+    pair: LoadedPair,
+    settings: PassSettings,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """log p(y) of the same responses after their prompts' counterfactuals; float32 (N,)."""
     by_id = {prompt.id: counterfactual(prompt) for prompt in prompts}
     texts = [by_id[prompt_id] for prompt_id in rollout.prompt_id_B]
     encoded = [pair.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return sampled_logprob(student, after(rollout, encoded), pair.vocabulary, settings)
+    return sampled_logprob(student, after(rollout, encoded), pair.vocabulary, settings, processes)
 
 
 def after(rollout: Rollout, prompt_tokens: Sequence[Sequence[int]]) -> Rollout:

@@ -4,19 +4,25 @@ the shadow panel reads besides.
 Neither holds a (B, T, V) tensor: the backbone runs on micro-batches of responses, the head on
 chunks of positions. Position t of a response is predicted at index `prompt_length + t - 1` of its
 sequence; padding is on the right, where causal attention never looks.
+
+With several processes, a rollout here is this process's own rows, and every process runs the same
+number of forward passes: those that have fewer micro-batches run one token for nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from bench.gradients import logit_gradient_norm
 from bench.models import Vocabulary
 from bench.objectives import token_loss
+from bench.processes import ALONE, Processes, inner, run
 from bench.rollout import Rollout
 from bench.signals import STUDENT_ONLY, Chunk, chunk_signals, log_softmax
 
@@ -46,13 +52,14 @@ class Scored:
 
 
 def score_rollout(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    student: nn.Module,
+    teacher: nn.Module,
     rollout: Rollout,
     vocabulary: Vocabulary,
     names: Sequence[str],
     k: int,
     settings: PassSettings,
+    processes: Processes = ALONE,
 ) -> Scored:
     """The named signals of every sampled token. Runs only the models that the names call for."""
     needs_teacher = any(name not in STUDENT_ONLY for name in names)
@@ -62,17 +69,22 @@ def score_rollout(
     with torch.no_grad():
         start = perf_counter()
         teacher_ND = (
-            hidden_states(teacher, rollout, rollout.mask_BT, settings) if needs_teacher else None
+            hidden_states(teacher, rollout, rollout.mask_BT, settings, processes)
+            if needs_teacher
+            else None
         )
         middle = perf_counter()
-        student_ND = hidden_states(student, rollout, rollout.mask_BT, settings)
+        student_ND = hidden_states(student, rollout, rollout.mask_BT, settings, processes)
         token_N = rollout.token_BT[rollout.mask_BT]
         pieces: list[dict[str, Tensor]] = []
+
+        teacher_head_VD = head_weight(teacher) if needs_teacher else None
+        student_head_VD = head_weight(student)
         for piece in _chunks(token_N.numel(), settings.positions(vocabulary.size)):
-            student_NV = head_logits(student, student_ND[piece], vocabulary)
+            student_NV = project(student_ND[piece], student_head_VD, vocabulary)
             teacher_NV = (
-                head_logits(teacher, teacher_ND[piece], vocabulary)
-                if teacher_ND is not None
+                project(teacher_ND[piece], teacher_head_VD, vocabulary)
+                if teacher_ND is not None and teacher_head_VD is not None
                 else None
             )
             pieces.append(chunk_signals(student_NV, teacher_NV, token_N[piece], names, k))
@@ -82,14 +94,19 @@ def score_rollout(
 
 
 def sampled_logprob(
-    model: PreTrainedModel, rollout: Rollout, vocabulary: Vocabulary, settings: PassSettings
+    model: nn.Module,
+    rollout: Rollout,
+    vocabulary: Vocabulary,
+    settings: PassSettings,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """log-probability of each sampled token under one model, float32 (N,), row-major."""
     with torch.no_grad():
-        hidden_ND = hidden_states(model, rollout, rollout.mask_BT, settings)
+        hidden_ND = hidden_states(model, rollout, rollout.mask_BT, settings, processes)
         token_N1 = rollout.token_BT[rollout.mask_BT][:, None]
+        head_VD = head_weight(model)
         pieces = [
-            log_softmax(head_logits(model, hidden_ND[piece], vocabulary))
+            log_softmax(project(hidden_ND[piece], head_VD, vocabulary))
             .gather(-1, token_N1[piece])[:, 0]
             for piece in _chunks(token_N1.shape[0], settings.positions(vocabulary.size))
         ]  # fmt: skip
@@ -98,7 +115,9 @@ def sampled_logprob(
 
 @dataclass(frozen=True)
 class LossInputs:
-    """A fixed selection and its scale: the loss is Σ scale · token loss over the global batch."""
+    """A fixed selection and its scale: the loss is Σ scale · token loss over the global batch.
+
+    scale_BT is of the rollout's own rows, its denominator of the whole batch."""
 
     objective: str
     objective_params: Mapping[str, float]
@@ -113,6 +132,7 @@ class LossOutputs:
     """What the loss pass found."""
 
     loss: float
+    """Of this process's rows."""
     scored: int
     """Positions that the teacher ran on."""
     student_hidden_ND: Tensor | None
@@ -121,15 +141,16 @@ class LossOutputs:
 
 
 def accumulate_loss(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    student: nn.Module,
+    teacher: nn.Module,
     rollout: Rollout,
     vocabulary: Vocabulary,
     inputs: LossInputs,
     settings: PassSettings,
     backward: Callable[[Tensor], None],
+    processes: Processes = ALONE,
 ) -> LossOutputs:
-    """Back-propagates the loss in micro-batches.
+    """Back-propagates the loss in micro-batches; every process gets the whole batch's gradient.
 
     Responses with nothing selected are skipped, and so is the tail after the last selected token.
     """
@@ -141,35 +162,45 @@ def accumulate_loss(
         teacher_ND = teacher_ND[active_BT[rollout.mask_BT]]
     else:
         with torch.no_grad():
-            teacher_ND = hidden_states(teacher, rollout, active_BT, settings)
+            teacher_ND = hidden_states(teacher, rollout, active_BT, settings, processes)
         scored = token_N.numel()
     keeps_hidden = inputs.keeps_hidden and 0 < token_N.numel() == int(rollout.mask_BT.sum())
     student_ND = torch.empty(0)
     chunk = settings.positions(vocabulary.size)
     total = 0.0
-    for rows_M, batch_N in _micro_batches(active_BT, settings.micro_batch):
-        hidden_ND = _backbone(student, rollout, rows_M, active_BT)
-        if keeps_hidden:
-            if not student_ND.numel():
-                student_ND = hidden_ND.new_empty(token_N.numel(), hidden_ND.shape[-1])
-            student_ND[batch_N] = hidden_ND.detach()
+
+    teacher_head_VD = head_weight(teacher)
+
+    def loss_of(model: PreTrainedModel, rows_M: Tensor, batch_N: Tensor) -> tuple[Tensor, Tensor]:
+        hidden_ND = _backbone(model, rollout, rows_M, active_BT)
         loss = ChunkedLoss.apply(
             hidden_ND,
-            head_weight(student),
-            lambda student_NV, piece, batch_N=batch_N: (
+            head_weight(model),
+            lambda student_NV, piece: (
                 scale_N[batch_N][piece]
                 * token_loss(
                     inputs.objective,
                     vocabulary.cut(student_NV),
-                    head_logits(teacher, teacher_ND[batch_N][piece], vocabulary),
+                    project(teacher_ND[batch_N][piece], teacher_head_VD, vocabulary),
                     token_N[batch_N][piece],
                     inputs.objective_params,
                 )
             ),
             chunk,
         )
-        backward(loss)
+        return loss, hidden_ND.detach()
+
+    batches = list(_micro_batches(active_BT, settings, processes))
+    for number, (rows_M, batch_N) in enumerate(batches):
+        loss, hidden_ND = run(student, partial(loss_of, rows_M=rows_M, batch_N=batch_N))
+        if keeps_hidden:
+            if not student_ND.numel():
+                student_ND = hidden_ND.new_empty(token_N.numel(), hidden_ND.shape[-1])
+            student_ND[batch_N] = hidden_ND
         total += float(loss.detach())
+        with processes.accumulating(student, number + 1 == len(batches)):
+            # DDP and FSDP take the mean over processes; the loss is a sum over them.
+            backward(loss if processes.size == 1 else loss * processes.size)
     known = (student_ND, teacher_ND) if keeps_hidden else (None, None)
     return LossOutputs(total, scored, *known)
 
@@ -181,8 +212,8 @@ OBSERVED_POSITIONS = 256
 
 
 def observe_rollout(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    student: nn.Module,
+    teacher: nn.Module,
     rollout: Rollout,
     vocabulary: Vocabulary,
     names: Sequence[str],
@@ -193,6 +224,7 @@ def observe_rollout(
     objective_params: Mapping[str, float],
     student_hidden_ND: Tensor | None = None,
     teacher_hidden_ND: Tensor | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
     """The named signals of every token under the mask, and `logit_gradient_norm`, for logging.
 
@@ -203,13 +235,18 @@ def observe_rollout(
     pieces: list[dict[str, Tensor]] = []
     with torch.no_grad():
         if student_hidden_ND is None:
-            student_hidden_ND = hidden_states(student, rollout, rollout.mask_BT, settings)
+            student_hidden_ND = hidden_states(
+                student, rollout, rollout.mask_BT, settings, processes
+            )
         if teacher_hidden_ND is None:
-            teacher_hidden_ND = hidden_states(teacher, rollout, rollout.mask_BT, settings)
+            teacher_hidden_ND = hidden_states(
+                teacher, rollout, rollout.mask_BT, settings, processes
+            )
+        student_head_VD, teacher_head_VD = head_weight(student), head_weight(teacher)
         for piece in _chunks(token_N.numel(), min(positions, settings.positions(vocabulary.size))):
             chunk = Chunk(
-                head_logits(student, student_hidden_ND[piece], vocabulary),
-                head_logits(teacher, teacher_hidden_ND[piece], vocabulary),
+                project(student_hidden_ND[piece], student_head_VD, vocabulary),
+                project(teacher_hidden_ND[piece], teacher_head_VD, vocabulary),
                 token_N[piece],
                 k,
             )
@@ -219,7 +256,7 @@ def observe_rollout(
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def head_logits(model: PreTrainedModel, hidden_ND: Tensor, vocabulary: Vocabulary) -> Tensor:
+def head_logits(model: nn.Module, hidden_ND: Tensor, vocabulary: Vocabulary) -> Tensor:
     """logits over the shared vocabulary, (N, V); only its rows of the head are multiplied."""
     return project(hidden_ND, head_weight(model), vocabulary)
 
@@ -229,43 +266,62 @@ def project(hidden_ND: Tensor, weight_VD: Tensor, vocabulary: Vocabulary) -> Ten
     return vocabulary.cut(torch.nn.functional.linear(hidden_ND, weight_VD[: vocabulary.size]))
 
 
-def head_weight(model: PreTrainedModel) -> Tensor:
-    """weight_VD of the output layer (the embedding itself where they are tied)."""
-    return model.get_output_embeddings().weight  # type: ignore[union-attr]
+def head_weight(model: nn.Module) -> Tensor:
+    """weight_VD of the output layer (the embedding itself where they are tied), whole."""
+    weight_VD = inner(model).get_output_embeddings().weight
+    return weight_VD.full_tensor() if isinstance(weight_VD, DTensor) else weight_VD
 
 
 def hidden_states(
-    model: PreTrainedModel, rollout: Rollout, wanted_BT: Tensor, settings: PassSettings
+    model: nn.Module,
+    rollout: Rollout,
+    wanted_BT: Tensor,
+    settings: PassSettings,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """hidden_ND that predicts the wanted tokens, in row-major order, without gradient."""
-    width = model.config.hidden_size
+    width = inner(model).config.hidden_size
     count = int(wanted_BT.sum())
     hidden_ND = torch.empty(0)
-    for rows_M, batch_N in _micro_batches(wanted_BT, settings.micro_batch):
-        found = _backbone(model, rollout, rows_M, wanted_BT)
+    for rows_M, batch_N in _micro_batches(wanted_BT, settings, processes):
+        found = run(model, partial(_backbone, rollout=rollout, rows_M=rows_M, wanted_BT=wanted_BT))
         if not hidden_ND.numel():
             hidden_ND = found.new_empty(count, width)
         hidden_ND[batch_N] = found
     return hidden_ND
 
 
-def _micro_batches(wanted_BT: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(rows, places of their wanted tokens among all wanted ones); rows of like length together."""
+def _micro_batches(
+    wanted_BT: Tensor, settings: PassSettings, processes: Processes
+) -> list[tuple[Tensor, Tensor]]:
+    """(rows, places of their wanted tokens among all wanted ones); rows of like length together.
+
+    As many as the process with the most has; a surplus one is empty.
+    """
     count_B = wanted_BT.sum(1)
     end_B = (wanted_BT * torch.arange(1, wanted_BT.shape[1] + 1, device=wanted_BT.device)).amax(1)
     order_B = torch.argsort(end_B, descending=True, stable=True)
     order_B = order_B[count_B[order_B] > 0]
     first_B = count_B.cumsum(0) - count_B
-    for start in range(0, order_B.numel(), size):
-        rows_M = order_B[start : start + size]
+    batches = []
+    for start in range(0, order_B.numel(), settings.micro_batch):
+        rows_M = order_B[start : start + settings.micro_batch]
         places = [torch.arange(int(first_B[r]), int(first_B[r] + count_B[r])) for r in rows_M]
-        yield rows_M, torch.cat(places).to(wanted_BT.device)
+        batches.append((rows_M, torch.cat(places).to(wanted_BT.device)))
+    surplus = processes.most(len(batches)) - len(batches)
+    return batches + [(order_B[:0], order_B[:0])] * surplus
 
 
 def _backbone(
     model: PreTrainedModel, rollout: Rollout, rows_M: Tensor, wanted_BT: Tensor
 ) -> Tensor:
-    """hidden_ND at the indices that predict the rows' wanted tokens, row after row."""
+    """hidden_ND at the indices that predict the rows' wanted tokens, row after row.
+
+    Without rows, the model still runs, on one token, and the result depends on all its parameters.
+    """
+    if not rows_M.numel():
+        output = model.base_model(input_ids=rollout.sequence_BL[:1, :1], use_cache=False)
+        return output.last_hidden_state[0, :0]
     row_N, position_N = wanted_BT[rows_M].nonzero(as_tuple=True)
     index_N = rollout.prompt_length_B[rows_M][row_N] + position_N - 1
     length = int(index_N.max()) + 1

@@ -1,5 +1,6 @@
 """Progress: a live rich bar on a terminal, plain lines elsewhere. Writes to standard error."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,23 @@ LINE_EVERY_S = 5.0
 """Seconds between plain lines."""
 
 
+def launched() -> int:
+    """How many processes a launcher started, as it tells each of them; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def speaks() -> bool:
+    """Is this the process, of those launched together, that prints?"""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class Progress:
     """One phase at a time: `start` names it, `update` moves it."""
 
     def __init__(self, mode: Mode):
-        if mode == "auto":
+        if not speaks():
+            mode = "off"
+        elif mode == "auto":
             mode = "bar" if sys.stderr.isatty() else "lines"
         self._mode = mode
         self._bar: RichProgress | None = None

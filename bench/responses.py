@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bench.config import ConfigError
@@ -62,26 +63,37 @@ def respond(
     report: Report,
     prompts: Sequence[str],
     keys: Sequence[str],
+    processes: Any = None,
 ) -> list[Response]:
     """One response per prompt, in order; the longest prompts are answered first.
 
-    A sampled response is a function of the seed and its key, whatever the batch.
+    A sampled response is a function of the seed and its key, whatever the batch. With several
+    `processes` (bench.processes.Processes) each answers its share, and gets all answers.
     """
+    from bench.processes import ALONE, is_sharded, run
+
+    processes = processes or ALONE
     prompt_ids = tokenizer(
         list(prompts), add_special_tokens=False, padding=False, truncation=False
     )["input_ids"]
-    rows = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
-    response_ids: dict[int, list[int]] = {}
+    longest_first = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
+    rows = longest_first[processes.index :: processes.size]
+    waits = is_sharded(model)
+    batches = -(-len(rows) // decoding.batch_size)
+    own: dict[int, list[int]] = {}
     report(0, len(rows))
-    for first in range(0, len(rows), decoding.batch_size):
-        batch = rows[first : first + decoding.batch_size]
-        generated = _generate(
-            model, tokenizer, decoding, [prompt_ids[row] for row in batch],
-            [keys[row] for row in batch],
+    for number in range(processes.most(batches) if waits else batches):
+        batch = rows[number * decoding.batch_size :][: decoding.batch_size]
+        asked = batch or longest_first[:1]  # a surplus batch of sharded models: all run as many
+        generate = partial(
+            _generate, tokenizer=tokenizer, decoding=decoding,
+            prompt_ids=[prompt_ids[row] for row in asked], keys=[keys[row] for row in asked],
+            waits=waits,
         )  # fmt: skip
-        response_ids.update(zip(batch, generated, strict=True))
-        report(len(response_ids), len(rows))
-    return [_read(tokenizer, response_ids[row], decoding) for row in range(len(rows))]
+        own.update(zip(batch, run(model, generate), strict=False))
+        report(len(own), len(rows))
+    found = dict(processes.join_objects(list(own.items())))
+    return [_read(tokenizer, found[row], decoding) for row in range(len(prompts))]
 
 
 def _generate(
@@ -90,8 +102,10 @@ def _generate(
     decoding: Decoding,
     prompt_ids: list[list[int]],
     keys: list[str],
+    waits: bool,
 ) -> list[list[int]]:
     """Token ids after each prompt; a row's first stop token ends it, the rest is padding.
+    `waits` for the other processes that hold a part of the model.
 
     Padded rows of the head, beyond the tokenizer's vocabulary, are no tokens: never generated.
     """
@@ -116,6 +130,7 @@ def _generate(
         num_beams=1,
         repetition_penalty=1.0,
         use_cache=True,
+        synced_gpus=waits,
         **choice,
     )
     return output[:, width:].tolist()
@@ -152,6 +167,9 @@ def borrowed(model: Any) -> Iterator[None]:
     import numpy as np
     import torch
 
+    from bench.processes import inner
+
+    model = inner(model)
     was_training = [(module, module.training) for module in model.modules()]
     generation_config = model.generation_config
     python_state, numpy_state = random.getstate(), np.random.get_state()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -44,6 +44,38 @@ class Rollout:
     """Prompt id and sample: names the response in every keyed random number."""
     length_B: tuple[int, ...]
     """Tokens of each response, the stop token among them even where the mask leaves it out."""
+
+    def rows(self, rows: slice) -> "Rollout":
+        """Some of the responses, padded as they are here."""
+        return Rollout(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        """The same responses on another device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {n: v.to(device) for n, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
+    """The responses of all parts, padded to the longest."""
+
+    def padded(name: str) -> Tensor:
+        values = [getattr(part, name) for part in parts]
+        width = max(value.shape[1] for value in values)
+        pad = torch.nn.functional.pad
+        return torch.cat([pad(value, (0, width - value.shape[1])) for value in values])
+
+    return Rollout(
+        token_BT=padded("token_BT"),
+        mask_BT=padded("mask_BT"),
+        student_logprob_BT=padded("student_logprob_BT"),
+        prompt_id_B=tuple(name for part in parts for name in part.prompt_id_B),
+        finish_reason_B=tuple(reason for part in parts for reason in part.finish_reason_B),
+        sequence_BL=padded("sequence_BL"),
+        prompt_length_B=torch.cat([part.prompt_length_B for part in parts]),
+        row_key_B=tuple(key for part in parts for key in part.row_key_B),
+        length_B=tuple(length for part in parts for length in part.length_B),
+    )
 
 
 class KeyedSampler(LogitsProcessor):
@@ -105,29 +137,43 @@ def sample_rollout(
     seed: int,
     step: int,
     batch: int,
+    rows: slice = slice(None),
+    batches: int = 0,
 ) -> Rollout:
     """`samples` responses to each prompt, prompt-major, at most `batch` sampled at once.
 
-    The same seed, step and prompts give the same uniform numbers whatever the batch.
+    The same seed, step and prompts give the same uniform numbers whatever the batch. Only `rows` of
+    the responses are sampled. `batches` is for a model whose parameters lie on several processes:
+    all of them sample that many batches, the surplus ones for nothing, and wait for the longest.
     """
     encoded = [tokenizer(p.text, add_special_tokens=False)["input_ids"] for p in prompts]
-    prompt_tokens = [ids for ids in encoded for _ in range(samples)]
-    prompt_ids = [prompt.id for prompt in prompts for _ in range(samples)]
-    keys = [f"{prompt.id}/{sample}" for prompt in prompts for sample in range(samples)]
+    prompt_tokens = [ids for ids in encoded for _ in range(samples)][rows]
+    prompt_ids = [prompt.id for prompt in prompts for _ in range(samples)][rows]
+    keys = [f"{prompt.id}/{sample}" for prompt in prompts for sample in range(samples)][rows]
     device = model.device
     responses: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
-        for start in range(0, len(keys), batch):
-            rows = slice(start, start + batch)
+        for number in range(max(batches, batch_count(len(keys), batch))):
+            part = slice(number * batch, (number + 1) * batch)
+            is_surplus = not keys[part]
+            part = slice(1) if is_surplus else part
             uniform_BT = keyed_uniform(
-                seed, "rollout", step, keys[rows], (len(keys[rows]), max_new_tokens), device=device
+                seed, "rollout", step, keys[part], (len(keys[part]), max_new_tokens), device=device
             )
             sampler = KeyedSampler(uniform_BT, vocabulary, temperature)
             with no_generation_defaults(model):
-                token_BT = _generate(model, prompt_tokens[rows], sampler, stop_ids, max_new_tokens)
+                token_BT = _generate(
+                    model, prompt_tokens[part], sampler, stop_ids, max_new_tokens, batches > 0
+                )
             logprob_BT = torch.stack(sampler.logprob_TB, 1)
-            responses += zip(token_BT, logprob_BT, strict=True)
+            if not is_surplus:
+                responses += zip(token_BT, logprob_BT, strict=True)
     return _assemble(prompt_tokens, prompt_ids, keys, responses, stop_ids, mask_stop)
+
+
+def batch_count(rows: int, batch: int) -> int:
+    """Batches of at most `batch` rows."""
+    return -(-rows // batch)
 
 
 @contextmanager
@@ -146,8 +192,9 @@ def _generate(
     sampler: KeyedSampler,
     stop_ids: tuple[int, ...],
     max_new_tokens: int,
+    waits: bool,
 ) -> Tensor:
-    """token_BT, left to the caller to cut at the first stop."""
+    """token_BT, left to the caller to cut at the first stop; `waits` for other processes."""
     pad = stop_ids[0]  # masked wherever it stands
     longest = max(len(ids) for ids in prompt_tokens)
     rows = [[pad] * (longest - len(ids)) + ids for ids in prompt_tokens]
@@ -166,6 +213,7 @@ def _generate(
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=config,
         logits_processor=LogitsProcessorList([sampler]),
+        synced_gpus=waits,
     )
     return output_BL[:, longest:]  # type: ignore[index]
 

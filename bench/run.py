@@ -5,28 +5,31 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.config import BenchError, ConfigError, Experiment, Runtime, rows_file
-from bench.engine import StopRequest, Totals, Trainer, train
+from bench.engine import StopRequest, Totals, Trainer, make_accelerator, train
 from bench.evaluate import TaskResult, evaluate
 from bench.mathsets import data_sha256
 from bench.models import commit_of, load_model, load_pair, load_tokenizer, pair_chat, stop_ids
 from bench.pairs import alone, pair_of
 from bench.plan import Plan, make_plan
 from bench.preflight import preflight, refuse_failures
+from bench.processes import Processes
 from bench.progress import Progress, open_progress
 from bench.prompts import FilePrompts
 from bench.records import (
     RunRecord,
     append_row,
     digest8,
-    peak_memory_bytes,
     provenance,
     reset_peak_memory,
     sync,
@@ -59,13 +62,20 @@ def run_experiment(
     runtime = runtime or Runtime()
     plan = make_plan(experiment, runtime)
     plan.check_data()
-    with plan.folder.lock(), open_progress(runtime.progress) as progress:
-        if plan.folder.state != "done":
+    processes = Processes(make_accelerator(experiment, runtime))
+    with ExitStack() as held:
+        processes.lead(lambda: held.enter_context(plan.folder.lock()) and None)
+        progress = held.enter_context(open_progress(runtime.progress))
+        if processes.lead(lambda: plan.folder.state) != "done":
             with StopRequest().installed() as stop:
                 _run(plan, runtime, progress, stop, on_curve)
-        record = plan.folder.read_record()
-        append_row(rows_file(runtime), _row(plan, record))
-        return record
+
+        def finish() -> RunRecord:
+            record = plan.folder.read_record()
+            append_row(rows_file(runtime), _row(plan, record))
+            return record
+
+        return processes.lead(finish)
 
 
 def _run(
@@ -78,29 +88,36 @@ def _run(
     experiment, folder = plan.experiment, plan.folder
     loaded = load_pair(plan.pair)
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
-    folder.check_commits(commits)
     trainer = Trainer(plan, loaded, runtime)
-    refuse_failures(preflight(plan, loaded, trainer.prompts, runtime))
-    folder.create(experiment.model_dump(mode="json"), plan.points_to, commits)
-    if isinstance(trainer.prompts, FilePrompts):
-        write_json(folder.path / "prompts.json", trainer.prompts.report.to_json())
+    processes = trainer.processes
+
+    def open_folder() -> None:
+        folder.check_commits(commits)
+        refuse_failures(preflight(plan, loaded, trainer.prompts, runtime))
+        folder.create(experiment.model_dump(mode="json"), plan.points_to, commits)
+        if isinstance(trainer.prompts, FilePrompts):
+            write_json(folder.path / "prompts.json", trainer.prompts.report.to_json())
+
+    processes.lead(open_folder)
     reset_peak_memory(trainer.accelerator.device.type)
-    examiner = Examiner(runtime, asking_of(experiment, loaded.chat), folder.log, progress)
+    examiner = Examiner(
+        runtime, asking_of(experiment, loaded.chat), folder.log, progress, trainer.accelerator
+    )
     items = experiment.eval_items
     results = {
         "untrained": examiner.cached(
-            loaded.student, loaded.tokenizer, experiment.eval_tasks,
+            trainer.student, loaded.tokenizer, experiment.eval_tasks,
             loaded.student_stop_ids, plan.baseline_key("student", commits), "untrained", items,
         ),
         "teacher": examiner.cached(
-            loaded.teacher, loaded.tokenizer, experiment.eval_tasks,
+            trainer.teacher, loaded.tokenizer, experiment.eval_tasks,
             loaded.teacher_stop_ids, plan.baseline_key("teacher", commits), "teacher", items,
         ),
     }  # fmt: skip
 
     def curve(step: int) -> dict[str, float]:
         found = examiner.examine(
-            loaded.student, loaded.tokenizer, experiment.curve_tasks, loaded.student_stop_ids,
+            trainer.student, loaded.tokenizer, experiment.curve_tasks, loaded.student_stop_ids,
             "curve", experiment.curve_items,
         )  # fmt: skip
         means = {task: result.mean for task, result in found.items()}
@@ -109,31 +126,46 @@ def _run(
         return means
 
     totals = train(trainer, progress, stop, curve)
-    save_model(loaded.student, loaded.tokenizer, folder.model)
+    state = trainer.full_state()
+    processes.lead(lambda: save_model(loaded.student, loaded.tokenizer, folder.model, state))
     results["trained"] = examiner.examine(
-        loaded.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids,
+        trainer.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids,
         "trained", items,
     )  # fmt: skip
-    write_json(
-        folder.path / "evaluations.json",
-        {who: {task: r.to_json() for task, r in found.items()} for who, found in results.items()},
-    )
-    folder.write_record(_record(plan, totals, results, examiner, trainer))
+    peak = trainer.peak_memory_bytes()
+
+    def write() -> None:
+        values = {
+            who: {task: r.to_json() for task, r in found.items()} for who, found in results.items()
+        }
+        write_json(folder.path / "evaluations.json", values)
+        folder.write_record(_record(plan, totals, results, examiner, trainer, peak))
+
+    processes.lead(write)
 
 
 class Examiner:
     """Scores models on tasks, counts the seconds, and keeps baselines by content."""
 
-    def __init__(self, runtime: Runtime, asking: Asking, log: Path | None, progress: Progress):
+    def __init__(
+        self,
+        runtime: Runtime,
+        asking: Asking,
+        log: Path | None,
+        progress: Progress,
+        accelerator: Accelerator,
+    ):
         self.runtime, self.asking = runtime, asking
-        self.log, self.progress = log, progress
+        self.progress, self.accelerator = progress, accelerator
+        self.processes = Processes(accelerator)
+        self.log = log if self.processes.is_main else None
         self.seconds = 0.0
         self.curve_seconds = 0.0
         """The part of `seconds` that passed inside the training loop."""
 
     def examine(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         tasks: Sequence[str],
         stops: tuple[int, ...],
@@ -149,17 +181,19 @@ class Examiner:
                 self.progress.start(f"evaluate {label} on {task}", total)
             self.progress.update(done)
 
-        results = evaluate(
-            model,
-            tokenizer,
-            tasks,
-            stop_ids=stops,
-            batch_size=self.runtime.eval_batch,
-            asking=self.asking,
-            limit=limit,
-            log_file=self.log,
-            progress=report if label != "curve" else None,
-        )
+        with self.accelerator.autocast():
+            results = evaluate(
+                model,
+                tokenizer,
+                tasks,
+                stop_ids=stops,
+                batch_size=self.runtime.eval_batch,
+                asking=self.asking,
+                limit=limit,
+                log_file=self.log,
+                progress=report if label != "curve" else None,
+                processes=self.processes,
+            )
         passed = perf_counter() - start
         self.seconds += passed
         self.curve_seconds += passed if label == "curve" else 0.0
@@ -167,7 +201,7 @@ class Examiner:
 
     def cached(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         tasks: Sequence[str],
         stops: tuple[int, ...],
@@ -187,15 +221,18 @@ class Examiner:
                     "asking": asdict(self.asking.of(task)),
                     "stops": sorted(stops),
                     "limit": limit,
+                    "precision": self.accelerator.mixed_precision,
                 }
             )
             file = self.runtime.runs_dir / "baselines" / f"{label}-{task}-{key}.json"
-            if file.is_file():
-                results[task] = TaskResult.from_json(json.loads(file.read_text()))
+            known = self.processes.lead(lambda f=file: f.read_text() if f.is_file() else None)
+            if known is not None:
+                results[task] = TaskResult.from_json(json.loads(known))
                 continue
             results |= self.examine(model, tokenizer, [task], stops, label, limit)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, results[task].to_json())
+            if self.processes.is_main:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, results[task].to_json())
         return results
 
 
@@ -210,12 +247,20 @@ def evaluation_code_sha256() -> str:
     return digest.hexdigest()
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The final checkpoint, which transformers loads by itself; whole or not there at all."""
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """The final checkpoint, which transformers loads by itself; whole or not there at all.
+
+    `state` are the weights where the model itself holds a part of them.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)
         for file in temporary.iterdir():
             sync(file)
@@ -266,9 +311,11 @@ def evaluate_checkpoint(
     pair = pair_of(experiment) if settings else alone(where, experiment)
     model, tokenizer = load_model(where), load_tokenizer(where)
     stops = pair.stop_ids.get("student") or stop_ids(model, tokenizer)
+    accelerator = make_accelerator(experiment, runtime)
+    model = model.to(accelerator.device)
     with open_progress(runtime.progress) as progress:
         asking = asking_of(experiment, pair_chat(pair, tokenizer))
-        examiner = Examiner(runtime, asking, None, progress)
+        examiner = Examiner(runtime, asking, None, progress, accelerator)
         return examiner.examine(
             model, tokenizer, tasks or experiment.eval_tasks, stops, Path(path).name,
             experiment.eval_items,
@@ -306,6 +353,7 @@ def _record(
     results: Mapping[str, Results],
     examiner: Examiner,
     trainer: Trainer,
+    peak: int,
 ) -> RunRecord:
     change = {}
     for task, after in results["trained"].items():
@@ -330,10 +378,10 @@ def _record(
             "evaluate": examiner.seconds,
             "total": totals.wall + examiner.seconds - examiner.curve_seconds,
         },
-        peak_memory_bytes=peak_memory_bytes(device),
+        peak_memory_bytes=peak,
         signals=plan.folder.signals(),
         pair_facts=dict(plan.pair.facts),
-        provenance=provenance(device),
+        provenance={**provenance(device), "processes": trainer.processes.size},
         folder=str(plan.folder.path),
     )  # fmt: skip
 

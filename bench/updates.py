@@ -23,7 +23,7 @@ from bench.plan import Plan, identity_of, make_plan
 from bench.progress import Progress
 from bench.prompts import get_prompts
 from bench.records import digest8
-from bench.rollout import Rollout
+from bench.rollout import Rollout, join_rollouts
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _trained(seed: int, bank: Bank, runtime: Runtime) -> Update:
     def student(progress: Progress, stop: StopRequest) -> Any:
         trainer = _open_trainer(plan, inside)
         train(trainer, progress, stop, lambda step: {})
-        return trainer.accelerator.unwrap_model(trainer.student)
+        return trainer.pair.student
 
     def discard() -> None:
         shutil.rmtree(plan.folder.path, ignore_errors=True)
@@ -115,7 +115,7 @@ def _one_step(seed: int, bank: Bank, runtime: Runtime) -> Update:
             loss = trainer.gradient(rollout, selection, None).loss
             trainer.update(loss)
         progress.update(1, loss=loss)
-        return trainer.accelerator.unwrap_model(trainer.student)
+        return trainer.pair.student
 
     key = f"one_step-s{seed}-{digest8([bank.id, identity_of(experiment)])}"
     return Update(seed, key, plan.experiment, student)
@@ -128,26 +128,8 @@ def drawn_counts(seed: int, prompts: int) -> np.ndarray:
 
 
 def whole(bank: Bank, device: torch.device) -> Rollout:
-    """The bank as one rollout, padded to its longest response."""
-    parts = [rollout for _, rollout in bank.rollouts(device)]
-
-    def padded(name: str) -> torch.Tensor:
-        values = [getattr(part, name) for part in parts]
-        width = max(value.shape[1] for value in values)
-        pad = torch.nn.functional.pad
-        return torch.cat([pad(value, (0, width - value.shape[1])) for value in values])
-
-    return Rollout(
-        token_BT=padded("token_BT"),
-        mask_BT=padded("mask_BT"),
-        student_logprob_BT=padded("student_logprob_BT"),
-        prompt_id_B=tuple(name for part in parts for name in part.prompt_id_B),
-        finish_reason_B=tuple(reason for part in parts for reason in part.finish_reason_B),
-        sequence_BL=padded("sequence_BL"),
-        prompt_length_B=torch.cat([part.prompt_length_B for part in parts]),
-        row_key_B=tuple(key for part in parts for key in part.row_key_B),
-        length_B=tuple(length for part in parts for length in part.length_B),
-    )
+    """The bank as one rollout."""
+    return join_rollouts([rollout for _, rollout in bank.rollouts(device)])
 
 
 # --- the checkpoint of a run ---------------------------------------------------------------------

@@ -12,8 +12,8 @@ LAYERS = (
     "arithmetic artefact_sheet bootstrap compare compatibility contamination keep keys "
     "objectives population progress stats token_classes",
     "association budget config regression signals",
-    "answers chat combine gradients grammar matched memory overlap pairs records rule storage "
-    "workers",
+    "answers chat combine gradients grammar matched memory overlap pairs processes records rule "
+    "storage workers",
     "checkpoints contrasts expression leaderboard mathsets models tasklist",
     "diagnostic_sheet figures prompts registry sheets",
     "catalogue contract diagnostic_figures overlap_figures panel rollout",

@@ -1,0 +1,184 @@
+"""What the tests compute on one process and on two: each case returns plain tensors and numbers.
+
+`python process_cases.py OUT PAIR` runs every case as one of the processes that the environment
+names, and writes OUT/RANK.pt. Not a test by itself.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from small_pair import pair_folder
+from torch.distributed.tensor import DTensor
+
+from bench.config import Experiment, Runtime
+from bench.engine import Timer, Trainer, make_optimizer
+from bench.models import load_pair
+from bench.plan import make_plan
+from bench.processes import Processes, shard
+from bench.responses import Decoding, respond
+
+SMALL = {
+    "prompts_per_step": 7, "responses_per_prompt": 2, "max_new_tokens": 10, "steps": 3, "keep": 0.3,
+}  # fmt: skip
+FIRST_ROWS = """
+from bench import selector
+
+@selector("first_rows", needs=("student_entropy_BT",))
+def first_rows(signals):
+    row_B1 = signals.position_BT.new_tensor(range(signals.mask_BT.shape[0]))[:, None]
+    return signals.student_entropy_BT - 100.0 * row_B1
+"""
+"""Keeps the batch's first responses only, which one process sampled."""
+PAIR = sys.argv[2] if __name__ == "__main__" else str(pair_folder())
+
+
+class Counted(torch.nn.Module):
+    """Counts the forward passes of a model's backbone."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.count = 0
+        model.base_model.register_forward_pre_hook(self._one)
+
+    def _one(self, *_: Any) -> None:
+        self.count += 1
+
+
+def trainer(runtime: dict[str, Any], sharded: bool = False, **values: Any) -> Trainer:
+    folder = Path(tempfile.mkdtemp())
+    if values.get("selector") == "first_rows":
+        (folder / "rules.py").write_text(FIRST_ROWS)
+        values["selector"] = f"{folder / 'rules.py'}:first_rows"
+    experiment = Experiment.parse({"pair": PAIR, **SMALL, **values})
+    settings = Runtime(runs_dir=folder, device="cpu", progress="off", **runtime)
+    plan = make_plan(experiment, settings)
+    prepare = Accelerator.prepare
+    if sharded:
+        Accelerator.prepare = lambda self, student, _: (  # type: ignore[method-assign]
+            (whole := shard(student.model)), make_optimizer(whole, experiment),
+        )  # fmt: skip
+    try:
+        return Trainer(plan, load_pair(plan.pair), settings)
+    finally:
+        Accelerator.prepare = prepare  # type: ignore[method-assign]
+
+
+def full(value: torch.Tensor) -> torch.Tensor:
+    return (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+
+
+def stepped(
+    runtime: dict[str, Any] | None = None, sharded: bool = False, **values: Any
+) -> dict[str, Any]:
+    """Two updates, and what they were made of: the rollouts, masks, gradients and weights."""
+    one = trainer(runtime or {}, sharded, **values)
+    model = one.pair.student
+    student, teacher = Counted(model), Counted(one.pair.teacher)
+    found: dict[str, Any] = {"processes": one.processes.size}
+    for step in range(2):
+        rollout = one.rollout(step)
+        signals, scored = one.signals(rollout, step, Timer(one.totals.seconds))
+        selection = one.select(signals, rollout, step)
+        # From here both run as often, however the lengths fell.
+        student.count = teacher.count = 0
+        loss = one.gradient(rollout, selection, scored.teacher_hidden_ND).loss
+        found |= {
+            f"token {step}": rollout.token_BT,
+            f"mask {step}": rollout.mask_BT,
+            f"keys {step}": rollout.row_key_B,
+            f"selected {step}": selection.selected_BT,
+            f"weight {step}": selection.weight_BT,
+            f"loss {step}": loss,
+            f"gradient {step}": {
+                name: full(parameter.grad)
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None
+            },
+            f"forwards {step}": (student.count, teacher.count),
+            f"own tokens {step}": int(one.own(rollout).mask_BT.sum()),
+            f"own selected {step}": int(
+                selection.selected_BT[one.processes.rows(len(rollout.row_key_B))].sum()
+            ),
+        }
+        for name, value in signals.computed().items():
+            found[f"signal {name} {step}"] = value
+        found[f"norm {step}"] = one.update(loss)
+    found["weights"] = {name: full(parameter) for name, parameter in model.named_parameters()}
+    found["scored"] = one.totals.scored
+    return found
+
+
+def answered(sharded: bool = False) -> dict[str, Any]:
+    """Responses to prompts of unequal length, greedy and sampled."""
+    one = trainer({}, sharded)
+    prompts = ["1+2=", "3", "12+34=", "5+6+7=", "8-1="]
+    found = {}
+    for temperature in (0.0, 1.0):
+        decoding = Decoding(tuple(range(0, 657, 11)), 8, temperature, 1.0, 2, seed=0)
+        with torch.no_grad():
+            responses = respond(
+                one.student, one.pair.tokenizer, decoding, lambda *_: None, prompts,
+                [f"key {i}" for i in range(len(prompts))], one.processes,
+            )  # fmt: skip
+        found[f"responses at {temperature}"] = [vars(response) for response in responses]
+    return found
+
+
+def joined() -> dict[str, Any]:
+    """The collectives themselves."""
+    processes = Processes(Accelerator(cpu=True))
+    own = torch.arange(3 + processes.index) + 10 * processes.index
+    errors = []
+    try:
+        processes.lead(lambda: 1 // 0)
+    except Exception as error:
+        errors.append(f"{type(error).__name__}: {error}")
+    return {
+        "join": processes.join(own),
+        "join wide": processes.join(own[:, None].float().expand(-1, 2)),
+        "join bool": processes.join(own % 2 == 0),
+        "join empty": processes.join(own[: processes.index]),
+        "objects": processes.join_objects([processes.index] * (1 + processes.index)),
+        "most": processes.most(5 - processes.index),
+        "any": (processes.any(processes.index == 1), processes.any(False)),
+        "lead": processes.lead(lambda: f"from {processes.index}"),
+        "of main": processes.of_main(torch.tensor([float(processes.index)])),
+        "errors": errors,
+        "rows": [(r.start, r.stop) for r in (processes.rows(count) for count in (2, 5, 7))],
+    }
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "joined": joined,
+    "entropy": lambda: stepped(selector="entropy"),
+    "teachability": lambda: stepped(selector="teachability"),
+    "teachability, small pieces": lambda: stepped(
+        {"micro_batch": 2, "rollout_batch": 3, "logit_chunk": 2000}, selector="teachability"
+    ),
+    "random, per response": lambda: stepped(
+        selector="random", normalize="per_response", scope="response"
+    ),
+    "full, selected": lambda: stepped(selector="full", keep=1.0),
+    "full, all": lambda: stepped(selector="full", keep=1.0, normalize="all"),
+    "one process only": lambda: stepped({"micro_batch": 1}, selector="first_rows", keep=0.1),
+    "extra passes": lambda: stepped(selector="oracle_gain"),
+    "other prompts": lambda: stepped(selector="prompt_reliance"),
+    "weights": lambda: stepped(selector="scope", keep=1.0),
+    "sharded": lambda: stepped({"micro_batch": 2}, sharded=True, selector="teachability"),
+    "sharded, one process only": lambda: stepped(
+        {"micro_batch": 1, "rollout_batch": 3}, sharded=True, selector="first_rows", keep=0.1
+    ),
+    "sharded, full": lambda: stepped(sharded=True, selector="full", keep=1.0),
+    "answered": answered,
+    "answered, sharded": lambda: answered(sharded=True),
+}
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    results = {name: case() for name, case in CASES.items()}
+    torch.save(results, out / f"{Processes(Accelerator(cpu=True)).index}.pt")
