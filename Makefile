@@ -25,7 +25,8 @@ lint: .venv/.installed
 
 # Tables and figures from results/rows.jsonl, and the README's headline.
 results: .venv/.installed
-	$(BIN)/bench leaderboard results/rows.jsonl --out results
+	$(BIN)/bench leaderboard --out results
+	$(BIN)/bench leaderboard results/mismatch/rows.jsonl --out results/mismatch
 	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
 
 clean:

@@ -31,11 +31,8 @@ from bench.stats import (
 
 VARIES = ("pair", "selector", "selector_params", "keep", "seed")
 """Fields of Experiment that may differ inside a table (pair: inside the overall one)."""
-DEFAULTS = {
-    name: value
-    for name, value in Experiment().model_dump(mode="json").items()
-    if name not in VARIES
-}
+DEFAULTS = {n: value for n, value in Experiment().all_values().items() if n not in VARIES}
+"""Also of fields that a dump leaves out: a row may state one at its default."""
 MEASURES = ("eval_tasks", "eval_every", "curve_tasks", "curve_items")
 """Fields that say what else is measured and leave the training as it is: no part of a regime."""
 BASELINES = ("untrained", "teacher")

@@ -1,6 +1,6 @@
 """What the tests compute on one process and on two: each case returns plain tensors and numbers.
 
-`python process_cases.py OUT PAIR` runs every case as one of the processes that the environment
+`python process_cases.py OUT PAIR [CASE...]` runs cases as one of the processes that the environment
 names, and writes OUT/RANK.pt. Not a test by itself.
 """
 
@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from small_pair import pair_folder
 from torch.distributed.tensor import DTensor
 
@@ -19,7 +21,7 @@ from bench.config import Experiment, Runtime
 from bench.engine import Timer, Trainer, make_optimizer
 from bench.models import load_pair
 from bench.plan import make_plan
-from bench.processes import Processes, shard
+from bench.processes import Processes, Worked, shard
 from bench.responses import Decoding, respond
 
 SMALL = {
@@ -49,7 +51,19 @@ class Counted(torch.nn.Module):
         self.count += 1
 
 
-def trainer(runtime: dict[str, Any], sharded: bool = False, **values: Any) -> Trainer:
+def shard_as_accelerate(accelerator: Accelerator, student: Worked) -> torch.nn.Module:
+    """What `accelerator.prepare` does to a model under FSDP2, which it only starts on a GPU."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    stand_in = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="no", is_main_process=True,
+        device=accelerator.device,
+    )  # fmt: skip
+    return fsdp2_prepare_model(stand_in, student)
+
+
+def trainer(runtime: dict[str, Any], sharded: str = "", **values: Any) -> Trainer:
     folder = Path(tempfile.mkdtemp())
     if values.get("selector") == "first_rows":
         (folder / "rules.py").write_text(FIRST_ROWS)
@@ -59,9 +73,13 @@ def trainer(runtime: dict[str, Any], sharded: bool = False, **values: Any) -> Tr
     plan = make_plan(experiment, settings)
     prepare = Accelerator.prepare
     if sharded:
-        Accelerator.prepare = lambda self, student, _: (  # type: ignore[method-assign]
-            (whole := shard(student.model)), make_optimizer(whole, experiment),
-        )  # fmt: skip
+
+        def prepare_sharded(self: Accelerator, student: Worked, _: Any) -> tuple[Any, Any]:
+            by_torch = sharded == "torch"
+            whole = shard(student.model) if by_torch else shard_as_accelerate(self, student)
+            return whole, make_optimizer(whole, experiment)
+
+        Accelerator.prepare = prepare_sharded  # type: ignore[method-assign]
     try:
         return Trainer(plan, load_pair(plan.pair), settings)
     finally:
@@ -73,7 +91,7 @@ def full(value: torch.Tensor) -> torch.Tensor:
 
 
 def stepped(
-    runtime: dict[str, Any] | None = None, sharded: bool = False, **values: Any
+    runtime: dict[str, Any] | None = None, sharded: str = "", **values: Any
 ) -> dict[str, Any]:
     """Two updates, and what they were made of: the rollouts, masks, gradients and weights."""
     one = trainer(runtime or {}, sharded, **values)
@@ -113,7 +131,7 @@ def stepped(
     return found
 
 
-def answered(sharded: bool = False) -> dict[str, Any]:
+def answered(sharded: str = "") -> dict[str, Any]:
     """Responses to prompts of unequal length, greedy and sampled."""
     one = trainer({}, sharded)
     prompts = ["1+2=", "3", "12+34=", "5+6+7=", "8-1="]
@@ -169,16 +187,18 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "extra passes": lambda: stepped(selector="oracle_gain"),
     "other prompts": lambda: stepped(selector="prompt_reliance"),
     "weights": lambda: stepped(selector="scope", keep=1.0),
-    "sharded": lambda: stepped({"micro_batch": 2}, sharded=True, selector="teachability"),
+    "sharded": lambda: stepped({"micro_batch": 2}, sharded="torch", selector="teachability"),
     "sharded, one process only": lambda: stepped(
-        {"micro_batch": 1, "rollout_batch": 3}, sharded=True, selector="first_rows", keep=0.1
+        {"micro_batch": 1, "rollout_batch": 3}, sharded="torch", selector="first_rows", keep=0.1
     ),
-    "sharded, full": lambda: stepped(sharded=True, selector="full", keep=1.0),
+    "sharded, full": lambda: stepped(sharded="torch", selector="full", keep=1.0),
+    "sharded by accelerate": lambda: stepped(sharded="accelerate", selector="teachability"),
     "answered": answered,
-    "answered, sharded": lambda: answered(sharded=True),
+    "answered, sharded": lambda: answered(sharded="torch"),
 }
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    results = {name: case() for name, case in CASES.items()}
+    names = sys.argv[3:] or list(CASES)
+    results = {name: CASES[name]() for name in names}
     torch.save(results, out / f"{Processes(Accelerator(cpu=True)).index}.pt")

@@ -14,7 +14,16 @@ from test_cli import call
 
 from bench import figures, sheets
 from bench.config import ConfigError, Experiment
-from bench.leaderboard import dials, make_tables, overall, read_rows, read_tuned, regime_name
+from bench.leaderboard import (
+    DEFAULTS,
+    dials,
+    make_tables,
+    overall,
+    read_rows,
+    read_tuned,
+    regime_changes,
+    regime_name,
+)
 from bench.stats import crossed_difference
 
 PUBLISHED = (Path(sheets.__file__).parent / "published.toml").read_text()
@@ -598,3 +607,9 @@ def test_runs_that_answered_other_items_are_refused_and_other_baselines_are_warn
     )
     (table,) = tables_of(rows)
     assert "the runs disagree about untrained" in sheets.table_sheet(table).notes[-1]
+
+
+def test_a_later_field_stated_at_its_default_is_the_default_regime():
+    """A dump leaves it out; a row of the version that brought the field may hold it."""
+    assert regime_changes({**DEFAULTS, "reference": "student"}) == {}
+    assert regime_changes({**DEFAULTS, "reference": "x"}) == {"reference": "x"}

@@ -58,7 +58,10 @@ def of_one() -> dict:
 
 def alone(name: str, of_one: dict) -> dict:
     plain = name.replace("sharded, one process only", "one process only")
-    plain = {"sharded": "teachability", "sharded, full": "full, selected"}.get(plain, plain)
+    plain = {
+        "sharded": "teachability", "sharded by accelerate": "teachability",
+        "sharded, full": "full, selected",
+    }.get(plain, plain)  # fmt: skip
     if plain not in of_one:
         of_one[plain] = CASES[plain]()
     return of_one[plain]

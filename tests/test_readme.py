@@ -103,7 +103,8 @@ def test_the_headline_is_the_generated_one():
     assert shown == (ROOT / "results" / "headline.md").read_text()
 
 
-def test_the_committed_results_are_those_of_the_rows(monkeypatch, capsys):
+@pytest.mark.parametrize("rows", [(), ("results/mismatch/rows.jsonl", "--out", "results/mismatch")])
+def test_the_committed_results_are_those_of_the_rows(rows, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    code, _, err = call(capsys, "leaderboard", "results/rows.jsonl", "--out", "results", "--check")
+    code, _, err = call(capsys, "leaderboard", *rows, "--check")
     assert (code, err) == (0, "")
