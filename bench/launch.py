@@ -72,9 +72,8 @@ def run_launched(launch: str, experiment: Experiment, runtime: Runtime) -> RunRe
 
 def _start(launch: str, job: Path, log: Path) -> subprocess.Popen[bytes]:
     command = [*shlex.split(launch), "-m", "bench.launch", str(job)]
-    beside_python = Path(sys.executable).with_name(command[0])  # where pip puts `accelerate`
-    if beside_python.is_file():
-        command[0] = str(beside_python)
+    beside_python = str(Path(sys.executable).parent)  # where pip puts `accelerate`
+    path = os.pathsep.join([beside_python, os.environ.get("PATH", "")])
     try:
         with log.open("wb") as file:
             return subprocess.Popen(
@@ -82,6 +81,7 @@ def _start(launch: str, job: Path, log: Path) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
+                env={**os.environ, "PATH": path},
                 start_new_session=True,
             )
     except OSError as error:

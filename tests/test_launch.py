@@ -27,11 +27,21 @@ def quiet(folder):
     return Runtime(runs_dir=folder, device="cpu", progress="off", checkpoint_every=1)
 
 
-def test_a_launched_run_has_the_record_of_a_run_here(tmp_path):
-    launched = run_launched(ACCELERATE, experiment(), quiet(tmp_path / "a"))
+TWO = (
+    "env ACCELERATE_USE_CPU=true python -m accelerate.commands.launch --multi_gpu --num_processes 2 "
+    "--num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+)
+
+
+@pytest.mark.parametrize("launch", [ACCELERATE, TWO])
+def test_a_launched_run_has_the_record_of_a_run_here(launch, tmp_path):
+    launched = run_launched(launch, experiment(), quiet(tmp_path / "a"))
     here = run_experiment(experiment(), quiet(tmp_path / "b"))
-    for name in ("run_id", "experiment", "scores", "tokens", "realised_keep", "signals"):
+    assert launched.provenance["processes"] == (2 if launch == TWO else 1)
+    for name in ("run_id", "experiment", "scores", "tokens", "realised_keep"):
         assert getattr(launched, name) == getattr(here, name)
+    for name, summary in here.signals.items():
+        assert launched.signals[name] == pytest.approx(summary, rel=1e-5)
     assert (tmp_path / "a" / "rows.jsonl").read_text().count("\n") == 1
 
 
