@@ -88,6 +88,15 @@ class Processes:
         self.index = accelerator.process_index if accelerator else 0
 
     @property
+    def precision(self) -> str:
+        """Of the forward passes: `no` (float32) or `bf16`."""
+        return self._accelerator.mixed_precision if self._accelerator else "no"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Forward passes inside are in that precision."""
+        return self._accelerator.autocast() if self._accelerator else nullcontext()
+
+    @property
     def is_main(self) -> bool:
         return self.index == 0
 

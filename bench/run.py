@@ -11,7 +11,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -101,7 +100,7 @@ def _run(
     processes.lead(open_folder)
     reset_peak_memory(trainer.accelerator.device.type)
     examiner = Examiner(
-        runtime, asking_of(experiment, loaded.chat), folder.log, progress, trainer.accelerator
+        runtime, asking_of(experiment, loaded.chat), folder.log, progress, processes
     )
     items = experiment.eval_items
     results = {
@@ -153,11 +152,10 @@ class Examiner:
         asking: Asking,
         log: Path | None,
         progress: Progress,
-        accelerator: Accelerator,
+        processes: Processes,
     ):
         self.runtime, self.asking = runtime, asking
-        self.progress, self.accelerator = progress, accelerator
-        self.processes = Processes(accelerator)
+        self.progress, self.processes = progress, processes
         self.log = log if self.processes.is_main else None
         self.seconds = 0.0
         self.curve_seconds = 0.0
@@ -181,7 +179,7 @@ class Examiner:
                 self.progress.start(f"evaluate {label} on {task}", total)
             self.progress.update(done)
 
-        with self.accelerator.autocast():
+        with self.processes.autocast():
             results = evaluate(
                 model,
                 tokenizer,
@@ -221,7 +219,7 @@ class Examiner:
                     "asking": asdict(self.asking.of(task)),
                     "stops": sorted(stops),
                     "limit": limit,
-                    "precision": self.accelerator.mixed_precision,
+                    "precision": self.processes.precision,
                 }
             )
             file = self.runtime.runs_dir / "baselines" / f"{label}-{task}-{key}.json"
@@ -315,7 +313,7 @@ def evaluate_checkpoint(
     model = model.to(accelerator.device)
     with open_progress(runtime.progress) as progress:
         asking = asking_of(experiment, pair_chat(pair, tokenizer))
-        examiner = Examiner(runtime, asking, None, progress, accelerator)
+        examiner = Examiner(runtime, asking, None, progress, Processes(accelerator))
         return examiner.examine(
             model, tokenizer, tasks or experiment.eval_tasks, stops, Path(path).name,
             experiment.eval_items,

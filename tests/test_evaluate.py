@@ -211,6 +211,7 @@ def test_greedy_decoding_passes_every_parameter(model, tokenizer, script):
             "pad_token_id": PAD,
             "suppress_tokens": None,
             "use_cache": True,
+            "synced_gpus": False,
         }
     ]
 
@@ -250,7 +251,7 @@ def test_the_score_of_an_item_is_its_share_of_right_samples(model, tokenizer, mo
     right = {problem.id: count for problem, count in zip(problems, (0, 1, 4), strict=True)}
     answers = {problem.id: problem.answer for problem in problems}
 
-    def respond(model, tokenizer, decoding, report, prompts, keys):
+    def respond(model, tokenizer, decoding, report, prompts, keys, processes):
         from bench.responses import Response
 
         places = [key.split("/") for key in keys]

@@ -28,8 +28,9 @@ def quiet(folder):
 
 
 TWO = (
-    "env ACCELERATE_USE_CPU=true python -m accelerate.commands.launch --multi_gpu --num_processes 2 "
-    "--num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    "env ACCELERATE_USE_CPU=true python -m accelerate.commands.launch --multi_gpu "
+    "--num_processes 2 --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no --main_process_port 0"
 )
 
 
@@ -59,7 +60,8 @@ def test_what_a_launched_run_says_is_the_error(tmp_path):
         run_launched("nosuchlauncher -x", experiment(), quiet(tmp_path / "runs"))
 
 
-def test_a_launched_run_that_is_stopped_saves_and_goes_on(tmp_path):
+@pytest.mark.parametrize("launch", ["python", TWO])
+def test_a_launched_run_that_is_stopped_saves_and_goes_on(launch, tmp_path):
     long, runtime = experiment(steps=400), quiet(tmp_path)
     folder = make_plan(long, runtime).folder
 
@@ -75,7 +77,7 @@ def test_a_launched_run_that_is_stopped_saves_and_goes_on(tmp_path):
     try:
         threading.Thread(target=watch, daemon=True).start()
         with pytest.raises(Stopped):
-            run_launched("python", long, runtime)
+            run_launched(launch, long, runtime)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert folder.state == "incomplete"

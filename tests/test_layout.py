@@ -76,7 +76,7 @@ def test_imports_point_one_way(module):
             "transformers",
             {"models", "rollout", "engine", "run", "passes", "doctor", "preflight", *BUILDER},
         ),
-        ("accelerate", {"engine", "checkpoints", "bank"}),
+        ("accelerate", {"engine", "checkpoints", "bank", "processes"}),
         ("lm_eval", {"evaluate"}),
         ("datasets", {"prompts"}),
         ("optuna", {"sweep", "storage", "tuning"}),

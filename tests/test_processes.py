@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from process_cases import CASES
@@ -149,7 +150,8 @@ def test_collectives(of_two):
 # --- the command itself --------------------------------------------------------------------------
 
 RUN = ["run", "--steps", "4", "--prompts-per-step", "6", "--max-new-tokens", "10", "--eval-items",
-       "6", "--selector", "teachability", "--checkpoint-every", "1", "--json"]  # fmt: skip
+       "6", "--selector", "teachability", "--checkpoint-every", "1", "--json", "--shadow",
+       "entropy", "--token-bank", "2", "--eval-every", "2"]  # fmt: skip
 
 
 def bench(folder: Path, *launch: str, **environment: str):
@@ -169,8 +171,13 @@ def test_accelerate_launch_on_two_processes_gives_the_record_of_one(tmp_path):
     assert two["provenance"]["processes"] == 2
     one = json.loads(bench(tmp_path / "one").stdout)
     assert one["provenance"]["processes"] == 1
-    for name in ("run_id", "experiment", "scores", "change", "tokens", "realised_keep"):
+    for name in ("run_id", "experiment", "scores", "change", "curve", "tokens", "realised_keep"):
         assert two[name] == one[name], name
+    shadows = [Path(record["folder"], "shadow.jsonl").read_text() for record in (one, two)]
+    kept = [[json.loads(line)["kept"] for line in text.splitlines()] for text in shadows]
+    assert kept[0] == kept[1] and len(kept[0]) == 4
+    banks = [pd.read_parquet(Path(record["folder"], "token_bank")) for record in (one, two)]
+    pd.testing.assert_frame_equal(banks[0], banks[1], check_exact=False, atol=1e-5, rtol=1e-5)
     (rows,) = (tmp_path / "two" / "rows.jsonl").read_text().splitlines()
     assert json.loads(rows)["run_id"] == one["run_id"]
     # The folder is finished for one process too, and its checkpoint is the same model.
@@ -178,12 +185,12 @@ def test_accelerate_launch_on_two_processes_gives_the_record_of_one(tmp_path):
     assert json.loads(again.stdout) == two
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs they do find each other")
 def test_processes_that_did_not_find_each_other_are_refused(tmp_path):
     """Without ACCELERATE_USE_CPU, accelerate 1.15 starts two that know nothing of each other."""
-    done = bench(tmp_path / "runs", WORLD_SIZE="2", RANK="0", LOCAL_RANK="0",
-                 MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())  # fmt: skip
-    if torch.cuda.is_available():
-        pytest.skip("with GPUs they do find each other")
-    assert done.returncode == 1
+    launch = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--main_process_port", free_port()]
+    done = bench(tmp_path / "runs", *launch, ACCELERATE_USE_CPU="false")
+    assert done.returncode != 0
     assert "2 processes were launched, and accelerate joins 1" in done.stderr
     assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in done.stderr
+    assert not (tmp_path / "runs" / "rows.jsonl").exists()
