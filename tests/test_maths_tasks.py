@@ -59,7 +59,7 @@ def say(monkeypatch):
         problems = {p.id: p for p in read_math_set(task_settings(task).data)}
         asked = []
 
-        def respond(model, tokenizer, decoding, report, prompts, keys):
+        def respond(model, tokenizer, decoding, report, prompts, keys, processes):
             asked.extend(prompts)
             texts = [reply(problems[key.split("/")[1]]) for key in keys]
             return [Response(text, len(text.split()) + 1, False) for text in texts]
