@@ -82,14 +82,18 @@ def score_rollout(
 
 
 def sampled_logprob(
-    model: PreTrainedModel, rollout: Rollout, vocabulary: Vocabulary, settings: PassSettings
+    model: PreTrainedModel,
+    rollout: Rollout,
+    vocabulary: Vocabulary,
+    settings: PassSettings,
+    temperature: float = 1.0,
 ) -> Tensor:
     """log-probability of each sampled token under one model, float32 (N,), row-major."""
     with torch.no_grad():
         hidden_ND = hidden_states(model, rollout, rollout.mask_BT, settings)
         token_N1 = rollout.token_BT[rollout.mask_BT][:, None]
         pieces = [
-            log_softmax(head_logits(model, hidden_ND[piece], vocabulary))
+            log_softmax(head_logits(model, hidden_ND[piece], vocabulary).float() / temperature)
             .gather(-1, token_N1[piece])[:, 0]
             for piece in _chunks(token_N1.shape[0], settings.positions(vocabulary.size))
         ]  # fmt: skip
