@@ -41,6 +41,7 @@ from bench.registry import SelectorError, get_selector
 from bench.rollout import Rollout, sample_rollout
 from bench.shadow import Shadow
 from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
+from bench.vllm_rollout import VllmSampler, VllmSettings
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Trainer:
         optimizer = make_optimizer(student, self.experiment)
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         self.schedule = make_schedule(optimizer, self.experiment)
+        self.vllm = self.make_vllm() if runtime.rollout == "vllm" else None
         self.accelerator.register_for_checkpointing(self.schedule)
         self.totals = Totals()
         self.shadow = (
@@ -123,26 +125,46 @@ class Trainer:
     def rollout(self, step: int) -> Rollout:
         experiment, pair = self.experiment, self.pair
         prompts = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
+        sampling = {
+            "samples": experiment.responses_per_prompt,
+            "max_new_tokens": experiment.max_new_tokens,
+            "temperature": experiment.temperature,
+            "stop_ids": pair.student_stop_ids,
+            "mask_stop": pair.stops_agree,
+            "seed": experiment.seed,
+            "step": step,
+        }
+        if self.vllm is not None:
+            return self.vllm.sample(
+                self.student, pair.tokenizer, prompts, passes=self.settings, **sampling
+            )
         return sample_rollout(
             self.student,
             pair.tokenizer,
             pair.vocabulary,
             prompts,
-            samples=experiment.responses_per_prompt,
-            max_new_tokens=experiment.max_new_tokens,
-            temperature=experiment.temperature,
-            stop_ids=pair.student_stop_ids,
-            mask_stop=pair.stops_agree,
-            seed=experiment.seed,
-            step=step,
             batch=self.runtime.rollout_batch,
+            keeps_hidden=self.runtime.reuse_hidden and bool(self.names),
+            **sampling,
         )
+
+    def make_vllm(self) -> VllmSampler:
+        experiment, runtime = self.experiment, self.runtime
+        settings = VllmSettings(
+            dtype=experiment.dtype,
+            max_length=experiment.max_prompt_tokens + experiment.max_new_tokens,
+            batch=runtime.rollout_batch,
+            memory=runtime.vllm_memory,
+            processes=self.accelerator.num_processes,
+            check_every=runtime.vllm_check_every,
+        )
+        return VllmSampler(self.student, self.pair.vocabulary, settings)
 
     def signals(self, rollout: Rollout, step: int, timer: "Timer") -> tuple[TokenSignals, Scored]:
         """Signals of the whole optimizer batch, and what the pass that found them leaves behind."""
         scored = score_rollout(
             self.student, self.teacher, rollout, self.pair.vocabulary, self.names,
-            self.experiment.k, self.settings,
+            self.experiment.k, self.settings, rollout.student_hidden_ND,
         )  # fmt: skip
         for phase, seconds in scored.seconds.items():
             timer.add(phase, seconds)
@@ -312,6 +334,8 @@ class Trainer:
             "realised_keep": trained / sampled,
             "effective_sample_size": selection.effective_sample_size,
             "response_length": sampled / len(rollout.finish_reason_B),
+            "reused_hidden": rollout.student_hidden_ND is not None,
+            **({"vllm_difference": self.vllm.difference} if self.vllm is not None else {}),
             "stop_rate": rollout.finish_reason_B.count("stop") / len(rollout.finish_reason_B),
             "signals": summarise(signals, selection.selected_BT),
             "seconds": timer.step,

@@ -53,8 +53,11 @@ def score_rollout(
     names: Sequence[str],
     k: int,
     settings: PassSettings,
+    student_hidden_ND: Tensor | None = None,
 ) -> Scored:
-    """The named signals of every sampled token. Runs only the models that the names call for."""
+    """The named signals of every sampled token. Runs only the models that the names call for, and
+    the student's backbone only where its hidden states are not given.
+    """
     needs_teacher = any(name not in STUDENT_ONLY for name in names)
     seconds = {"score": 0.0, "teacher": 0.0}
     if not names:
@@ -65,7 +68,9 @@ def score_rollout(
             hidden_states(teacher, rollout, rollout.mask_BT, settings) if needs_teacher else None
         )
         middle = perf_counter()
-        student_ND = hidden_states(student, rollout, rollout.mask_BT, settings)
+        student_ND = student_hidden_ND
+        if student_ND is None:
+            student_ND = hidden_states(student, rollout, rollout.mask_BT, settings)
         token_N = rollout.token_BT[rollout.mask_BT]
         pieces: list[dict[str, Tensor]] = []
         for piece in _chunks(token_N.numel(), settings.positions(vocabulary.size)):
