@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -77,34 +79,31 @@ class VllmSampler:
 
         self.vllm = vllm
         self.vocabulary, self.settings = vocabulary, settings
-        limit = getattr(model.config, "max_position_embeddings", settings.max_length)
-        self.max_length = min(settings.max_length, limit)
+        self.max_length = min(settings.max_length, model.config.max_position_embeddings)
         self.is_checked = False
         self.difference: float | None = None
         """Mean absolute difference of log-probabilities at the last check, nats."""
         config = deepcopy(model.config)
         config.vocab_size = vocabulary.size
-        with TemporaryDirectory(prefix="opd-bench-vllm-") as folder:
-            config.save_pretrained(folder)
-            self.engine = vllm.LLM(
-                model=folder,
-                load_format="dummy",
-                skip_tokenizer_init=True,
-                generation_config="vllm",
-                dtype=settings.dtype,
-                max_model_len=self.max_length,
-                max_num_seqs=settings.batch,
-                gpu_memory_utilization=settings.memory,
-                tensor_parallel_size=1,
-                distributed_executor_backend=(
-                    "external_launcher" if settings.processes > 1 else "uni"
-                ),
-                enable_sleep_mode=True,
-                # A cache of prompts would outlive the weights that made it.
-                enable_prefix_caching=False,
-                logprobs_mode="processed_logprobs",
-                seed=0,
-            )
+        folder = mkdtemp(prefix="opd-bench-vllm-")
+        finalize(self, rmtree, folder, ignore_errors=True)
+        config.save_pretrained(folder)
+        self.engine = vllm.LLM(
+            model=folder,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=settings.dtype,
+            max_model_len=self.max_length,
+            max_num_seqs=settings.batch,
+            gpu_memory_utilization=settings.memory,
+            tensor_parallel_size=1,
+            distributed_executor_backend="external_launcher" if settings.processes > 1 else "uni",
+            enable_sleep_mode=True,
+            enable_prefix_caching=False,  # a cache of prompts would outlive the weights it is from
+            logprobs_mode="processed_logprobs",
+            seed=0,
+        )
         self.engine.sleep(level=2)
 
     def sample(
