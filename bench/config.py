@@ -315,7 +315,8 @@ class Runtime(_Settings):
     micro_batch: Count = 64
     """Responses per forward and backward pass."""
     rollout: Literal["transformers", "vllm"] = "transformers"
-    """What samples the responses of training; vllm needs a GPU and the extra of that name."""
+    """What samples the responses of training. vllm needs a GPU and the extra of that name, and its
+    random numbers are others: other responses of the same distribution."""
     rollout_batch: Count = 256
     """Responses sampled at once."""
     vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3

@@ -102,8 +102,11 @@ def generated(pair, sample, max_new_tokens: int):
     return output_BL[:, longest:], torch.stack(sampler.logprob_TB, 1)
 
 
-def test_responses_are_those_of_generate_to_the_last_bit(pair, sample):
-    token_BT, logprob_BT = generated(pair, sample, max_new_tokens=12)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_responses_are_those_of_generate_to_the_last_bit(pair, dtype):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        sample = rollout(pair)
+        token_BT, logprob_BT = generated(pair, sample, max_new_tokens=12)
     assert token_BT.shape == sample.token_BT.shape
     assert torch.equal(token_BT[sample.mask_BT], sample.token_BT[sample.mask_BT])
     assert torch.equal(logprob_BT[sample.mask_BT], sample.student_logprob_BT[sample.mask_BT])
