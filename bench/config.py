@@ -314,8 +314,18 @@ class Runtime(_Settings):
     """auto, cpu, cuda or mps."""
     micro_batch: Count = 64
     """Responses per forward and backward pass."""
+    rollout: Literal["transformers", "vllm"] = "transformers"
+    """What samples the responses of training. vllm needs a GPU and the extra of that name, and its
+    random numbers are others: other responses of the same distribution."""
     rollout_batch: Count = 256
     """Responses sampled at once."""
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the device's memory that vllm holds while it samples; none at other times."""
+    vllm_check_every: Count = 10
+    """Steps from one check that vllm samples with the student's present weights to the next."""
+    reuse_hidden: bool = False
+    """Score with the student's hidden states kept while sampling, in place of a pass of its own;
+    they differ from the pass's in the last bits."""
     logit_chunk: Count = 4_194_304
     """Logits (positions x vocabulary) held at once."""
     eval_batch: Count = 256
@@ -334,6 +344,12 @@ class Runtime(_Settings):
     """Write every Nth step's tokens to parquet in the run folder; 0 turns it off."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """A live bar on a terminal, plain lines elsewhere."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.reuse_hidden and self.rollout == "vllm":
+            raise ValueError("reuse_hidden: vllm gives no hidden states, transformers does")
+        return self
 
 
 class Diagnosis(_Settings):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -37,13 +38,14 @@ from bench.passes import (
 )
 from bench.plan import Plan
 from bench.population import quantiles
-from bench.processes import Processes, Worked, is_sharded, run, shard
+from bench.processes import ALONE, Processes, Worked, is_sharded, run, shard
 from bench.progress import Progress, launched
 from bench.records import peak_memory_bytes
 from bench.registry import SelectorError, get_selector
-from bench.rollout import Rollout, batch_count, join_rollouts, sample_rollout
+from bench.rollout import Rollout, join_rollouts, sample_rollout
 from bench.shadow import Shadow
 from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
+from bench.vllm_rollout import VllmSampler, VllmSettings
 
 
 @dataclass
@@ -112,6 +114,7 @@ class Trainer:
         if is_sharded(self.student):
             self.teacher = shard(self.teacher)
         self.schedule = make_schedule(optimizer, self.experiment)
+        self.vllm = self.make_vllm() if runtime.rollout == "vllm" else None
         self.accelerator.register_for_checkpointing(self.schedule)
         self.totals = Totals()
         self.shadow = (
@@ -143,45 +146,60 @@ class Trainer:
         """The step's responses: each process samples its own rows, and gets all."""
         experiment, pair, processes = self.experiment, self.pair, self.processes
         prompts = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
-        count = len(prompts) * experiment.responses_per_prompt
-        batch = self.runtime.rollout_batch
-        rows = processes.rows(count)
-        most = batch_count(processes.most(rows.stop - rows.start), batch)
-
-        def sample(model) -> Rollout:
-            return sample_rollout(
-                model,
-                pair.tokenizer,
-                pair.vocabulary,
-                prompts,
-                samples=experiment.responses_per_prompt,
-                max_new_tokens=experiment.max_new_tokens,
-                temperature=experiment.temperature,
-                stop_ids=pair.student_stop_ids,
-                mask_stop=pair.stops_agree,
-                seed=experiment.seed,
-                step=step,
-                batch=batch,
-                rows=rows,
-                batches=most if is_sharded(self.student) else 0,
+        rows = processes.rows(len(prompts) * experiment.responses_per_prompt)
+        sampling = {
+            "samples": experiment.responses_per_prompt,
+            "max_new_tokens": experiment.max_new_tokens,
+            "temperature": experiment.temperature,
+            "stop_ids": pair.student_stop_ids,
+            "mask_stop": pair.stops_agree,
+            "seed": experiment.seed,
+            "step": step,
+            "rows": rows,
+        }
+        if self.vllm is not None:
+            own = self.vllm.sample(
+                self.student, pair.tokenizer, prompts, passes=self.settings, **sampling
             )
-
-        with torch.no_grad():
-            own = run(self.student, sample)
+        else:
+            sample = partial(
+                sample_rollout,
+                tokenizer=pair.tokenizer,
+                vocabulary=pair.vocabulary,
+                prompts=prompts,
+                batch=self.runtime.rollout_batch,
+                keeps_hidden=self.runtime.reuse_hidden and bool(self.names),
+                together=processes if is_sharded(self.student) else ALONE,
+                **sampling,
+            )
+            with torch.no_grad():
+                own = run(self.student, sample)
         if processes.size == 1:
             return own
-        parts = processes.join_objects([own.to("cpu")])
-        return join_rollouts(parts).to(self.accelerator.device)
+        sent = replace(own, student_hidden_ND=None).to("cpu")
+        whole = join_rollouts(processes.join_objects([sent])).to(self.accelerator.device)
+        return replace(whole, student_hidden_ND=own.student_hidden_ND)
 
     def own(self, rollout: Rollout) -> Rollout:
         """This process's rows of a rollout."""
         return rollout.rows(self.processes.rows(len(rollout.row_key_B)))
 
+    def make_vllm(self) -> VllmSampler:
+        experiment, runtime = self.experiment, self.runtime
+        settings = VllmSettings(
+            dtype=experiment.dtype,
+            max_length=experiment.max_prompt_tokens + experiment.max_new_tokens,
+            batch=runtime.rollout_batch,
+            memory=runtime.vllm_memory,
+            check_every=runtime.vllm_check_every,
+        )
+        return VllmSampler(self.pair.student, self.pair.vocabulary, settings, self.processes)
+
     def signals(self, rollout: Rollout, step: int, timer: "Timer") -> tuple[TokenSignals, Scored]:
         """Signals of the whole batch, and what the pass over the own rows leaves behind."""
         scored = score_rollout(
             self.student, self.teacher, self.own(rollout), self.pair.vocabulary, self.names,
-            self.experiment.k, self.settings, self.processes,
+            self.experiment.k, self.settings, rollout.student_hidden_ND, self.processes,
         )  # fmt: skip
         for phase, seconds in scored.seconds.items():
             timer.add(phase, seconds)
@@ -240,7 +258,7 @@ class Trainer:
         """KL(q‖p) of every sampled token of the batch, (N,)."""
         scored = score_rollout(
             self.student, self.teacher, self.own(rollout), self.pair.vocabulary,
-            ("forward_kl_BT",), self.experiment.k, self.settings, self.processes,
+            ("forward_kl_BT",), self.experiment.k, self.settings, processes=self.processes,
         )  # fmt: skip
         return self.processes.join(scored.values["forward_kl_BT"])
 
@@ -372,6 +390,8 @@ class Trainer:
             "keep": selection.keep,
             "realised_keep": trained / sampled,
             "effective_sample_size": selection.effective_sample_size,
+            "reused_hidden": rollout.student_hidden_ND is not None,
+            **({"vllm_difference": self.vllm.difference} if self.vllm is not None else {}),
             "response_length": sampled / len(rollout.finish_reason_B),
             "stop_rate": rollout.finish_reason_B.count("stop") / len(rollout.finish_reason_B),
             "signals": summarise(signals, selection.selected_BT),

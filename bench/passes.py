@@ -59,9 +59,12 @@ def score_rollout(
     names: Sequence[str],
     k: int,
     settings: PassSettings,
+    student_hidden_ND: Tensor | None = None,
     processes: Processes = ALONE,
 ) -> Scored:
-    """The named signals of every sampled token. Runs only the models that the names call for."""
+    """The named signals of every sampled token. Runs only the models that the names call for, and
+    the student's backbone only where its hidden states are not given.
+    """
     needs_teacher = any(name not in STUDENT_ONLY for name in names)
     seconds = {"score": 0.0, "teacher": 0.0}
     if not names:
@@ -74,7 +77,9 @@ def score_rollout(
             else None
         )
         middle = perf_counter()
-        student_ND = hidden_states(student, rollout, rollout.mask_BT, settings, processes)
+        student_ND = student_hidden_ND
+        if student_ND is None:
+            student_ND = hidden_states(student, rollout, rollout.mask_BT, settings, processes)
         token_N = rollout.token_BT[rollout.mask_BT]
         pieces: list[dict[str, Tensor]] = []
 
@@ -99,6 +104,7 @@ def sampled_logprob(
     vocabulary: Vocabulary,
     settings: PassSettings,
     processes: Processes = ALONE,
+    temperature: float = 1.0,
 ) -> Tensor:
     """log-probability of each sampled token under one model, float32 (N,), row-major."""
     with torch.no_grad():
@@ -106,7 +112,7 @@ def sampled_logprob(
         token_N1 = rollout.token_BT[rollout.mask_BT][:, None]
         head_VD = head_weight(model)
         pieces = [
-            log_softmax(project(hidden_ND[piece], head_VD, vocabulary))
+            log_softmax(project(hidden_ND[piece], head_VD, vocabulary).float() / temperature)
             .gather(-1, token_N1[piece])[:, 0]
             for piece in _chunks(token_N1.shape[0], settings.positions(vocabulary.size))
         ]  # fmt: skip

@@ -17,6 +17,7 @@ from accelerate.utils import (
     gather,
     gather_object,
     pad_across_processes,
+    reduce,
 )
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -125,7 +126,10 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Does any process say so?"""
-        return any(self.join_objects([flag]))
+        if self._accelerator is None or self.size == 1:
+            return flag
+        told = torch.tensor([float(flag)], device=self._accelerator.device)
+        return bool(cast(Tensor, reduce(told)) > 0)
 
     def of_main(self, value: Tensor) -> Tensor:
         """The main process's tensor, for all: rounding on other devices decides nothing."""

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import vllm_stand_in
 from safetensors import SafetensorError
 from small_pair import pair_folder
 
 from bench.checkpoints import last_checkpoint
-from bench.config import BenchError, Experiment, Runtime, Stopped
-from bench.engine import StopRequest, Trainer, train
+from bench.config import BenchError, ConfigError, Experiment, Runtime, Stopped
+from bench.engine import StopRequest, Timer, Trainer, train
 from bench.keys import keyed_uniform
 from bench.models import load_pair
 from bench.plan import make_plan
@@ -486,3 +487,45 @@ def test_ctrl_c_and_sigterm_save_and_exit_with_3(tmp_path, number):
     checkpoint = max(tmp_path.glob("*/checkpoints/step-*"))  # one each 3 steps, and the last
     steps = int(checkpoint.name.removeprefix("step-"))
     assert len(metrics_lines(checkpoint.parent.parent)) == steps
+
+
+@pytest.mark.parametrize("selector", ["teachability", "jsd"])
+def test_reused_hidden_states_move_no_signal_and_no_choice_but_at_the_cut(tmp_path, selector):
+    values = {"selector": selector, "keep": 0.2, "prompts_per_step": 16}
+    plain, reusing = (
+        trainer(tmp_path / name, {"reuse_hidden": name == "reusing"}, **values)
+        for name in ("plain", "reusing")
+    )
+    rollout, kept = plain.rollout(0), reusing.rollout(0)
+    assert rollout.student_hidden_ND is None
+    assert kept.student_hidden_ND.shape[0] == int(kept.mask_BT.sum())
+    assert torch.equal(rollout.sequence_BL, kept.sequence_BL)
+    found = []
+    for one, sampled in ((plain, rollout), (reusing, kept)):
+        signals, _ = one.signals(sampled, 0, Timer(one.totals.seconds))
+        found.append((signals, one.selector(signals), one.select(signals, sampled, 0).selected_BT))
+    (expected, score_BT, selected_BT), (got, other_BT, chosen_BT) = found
+    for name, value in expected.computed().items():
+        torch.testing.assert_close(getattr(got, name), value, atol=2e-5, rtol=0)
+    cut = score_BT[selected_BT].min()
+    torch.testing.assert_close(other_BT[kept.mask_BT], score_BT[kept.mask_BT], atol=1e-4, rtol=0)
+    moved = selected_BT != chosen_BT
+    assert ((score_BT[moved] - cut).abs() <= 1e-5).all()
+    assert plain.step(0)["reused_hidden"] is False
+    assert reusing.step(0)["reused_hidden"] is True
+
+
+def test_a_trainer_samples_through_vllm(tmp_path, monkeypatch):
+    vllm_stand_in.install(monkeypatch)
+    found = trainer(tmp_path, {"rollout": "vllm", "vllm_check_every": 1}, steps=2, keep=1.0)
+    first, second = run_steps(found)
+    assert found.vllm.engine.calls.count("reload") == 2
+    assert 0 <= second["vllm_difference"] < 1e-5
+    assert first["sampled_tokens"] > 0
+    again = trainer(tmp_path / "b", {"rollout": "vllm"}, steps=2, keep=1.0)
+    assert [line["loss"] for line in run_steps(again)] == [first["loss"], second["loss"]]
+
+
+def test_vllm_gives_no_hidden_states_to_reuse():
+    with pytest.raises(ConfigError, match="reuse_hidden: vllm gives no hidden states"):
+        Runtime.parse({"rollout": "vllm", "reuse_hidden": True})

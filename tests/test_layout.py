@@ -18,7 +18,7 @@ LAYERS = (
     "diagnostic_sheet figures prompts registry sheets",
     "catalogue contract diagnostic_figures overlap_figures panel rollout",
     "passes plan responses screen token_bank",
-    "artefacts evaluate extras preflight shadow sweepfile",
+    "artefacts evaluate extras preflight shadow sweepfile vllm_rollout",
     "engine",
     "bank doctor run",
     "launch updates",
@@ -74,12 +74,23 @@ def test_imports_point_one_way(module):
     [
         (
             "transformers",
-            {"models", "rollout", "engine", "run", "passes", "doctor", "preflight", *BUILDER},
+            {
+                "models",
+                "rollout",
+                "engine",
+                "run",
+                "passes",
+                "doctor",
+                "preflight",
+                "vllm_rollout",
+                *BUILDER,
+            },
         ),
         ("accelerate", {"engine", "checkpoints", "bank", "processes"}),
         ("lm_eval", {"evaluate"}),
         ("datasets", {"prompts"}),
         ("optuna", {"sweep", "storage", "tuning"}),
+        ("vllm", {"vllm_rollout"}),
     ],
 )
 def test_each_library_has_its_place(package, only):

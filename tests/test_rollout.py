@@ -5,10 +5,12 @@ import torch
 from scipy import stats
 from small_pair import loaded_pair, prompts, rollout
 from test_passes import dense_logits
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
+from bench import rollout as rollout_module
 from bench.keys import keyed_uniform
 from bench.models import Vocabulary
+from bench.passes import PassSettings, hidden_states
 from bench.rollout import KeyedSampler, nucleus, sample_rollout
 
 
@@ -73,6 +75,90 @@ def test_the_batch_sampled_at_once_changes_no_token(pair, sample):
         other = rollout(pair, batch=batch)
         assert torch.equal(other.token_BT, sample.token_BT)
         assert torch.equal(other.mask_BT, sample.mask_BT)
+
+
+def generated(pair, sample, max_new_tokens: int):
+    """Tokens and log-probabilities that transformers' own `generate` samples for the same rows."""
+    prompt_tokens = [
+        sample.sequence_BL[row, :length].tolist()
+        for row, length in enumerate(sample.prompt_length_B.tolist())
+    ]
+    longest = max(map(len, prompt_tokens))
+    uniform_BT = keyed_uniform(
+        0, "rollout", 0, sample.row_key_B, (len(prompt_tokens), max_new_tokens)
+    )
+    sampler = KeyedSampler(uniform_BT, pair.vocabulary, 1.0)
+    output_BL = pair.student.generate(
+        torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompt_tokens]),
+        attention_mask=torch.tensor(
+            [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_tokens]
+        ),
+        generation_config=GenerationConfig(
+            do_sample=False, max_new_tokens=max_new_tokens, use_cache=True, pad_token_id=0,
+            eos_token_id=list(range(0, 657, 11)),
+        ),
+        logits_processor=LogitsProcessorList([sampler]),
+    )  # fmt: skip
+    return output_BL[:, longest:], torch.stack(sampler.logprob_TB, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_responses_are_those_of_generate_to_the_last_bit(pair, dtype):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        sample = rollout(pair)
+        token_BT, logprob_BT = generated(pair, sample, max_new_tokens=12)
+    assert token_BT.shape == sample.token_BT.shape
+    assert torch.equal(token_BT[sample.mask_BT], sample.token_BT[sample.mask_BT])
+    assert torch.equal(logprob_BT[sample.mask_BT], sample.student_logprob_BT[sample.mask_BT])
+
+
+def test_finished_rows_leave_the_batch_and_change_no_other(pair, monkeypatch):
+    before = rollout(pair, count=8, max_new_tokens=40)
+    rows = []
+    forward = rollout_module._Rows.forward
+    monkeypatch.setattr(
+        rollout_module._Rows,
+        "forward",
+        lambda self, model: (rows.append(len(self.row_R)), forward(self, model))[1],
+    )
+    monkeypatch.setattr(rollout_module, "DROP_EVERY", 3)
+    after = rollout(pair, count=8, max_new_tokens=40)
+    assert rows[:3] == [16, 16, 16]
+    assert rows[-1] < 5
+    assert torch.equal(after.token_BT, before.token_BT)
+    assert after.finish_reason_B == before.finish_reason_B
+    torch.testing.assert_close(
+        after.student_logprob_BT, before.student_logprob_BT, atol=1e-5, rtol=0
+    )
+
+
+def test_up_to_64_tokens_no_row_leaves_and_the_bits_stay(pair):
+    sample = rollout(pair, max_new_tokens=64)
+    token_BT, logprob_BT = generated(pair, sample, max_new_tokens=64)
+    assert len(set(sample.length_B)) > 3
+    assert torch.equal(token_BT[sample.mask_BT], sample.token_BT[sample.mask_BT])
+    assert torch.equal(logprob_BT[sample.mask_BT], sample.student_logprob_BT[sample.mask_BT])
+
+
+@pytest.mark.parametrize("mask_stop", [True, False])
+def test_hidden_states_kept_while_sampling_are_those_of_the_scoring_pass(
+    pair, mask_stop, monkeypatch
+):
+    monkeypatch.setattr(rollout_module, "DROP_EVERY", 4)
+    kept = rollout(pair, count=6, batch=5, mask_stop=mask_stop, keeps_hidden=True)
+    scored_ND = hidden_states(pair.student, kept, kept.mask_BT, PassSettings(64, 4096))
+    assert kept.student_hidden_ND.shape == scored_ND.shape
+    torch.testing.assert_close(kept.student_hidden_ND, scored_ND, atol=1e-5, rtol=0)
+    assert rollout(pair).student_hidden_ND is None
+
+
+def test_sampling_leaves_the_mode_of_the_model(pair):
+    pair.student.train()
+    pair.student.lm_head.eval()
+    before = [module.training for module in pair.student.modules()]
+    rollout(pair, count=1)
+    assert [module.training for module in pair.student.modules()] == before
+    pair.student.eval()
 
 
 def test_a_response_does_not_depend_on_what_else_is_sampled(pair, sample):
