@@ -40,6 +40,7 @@ Objective = Literal[
     "todi",
 ]
 Schedule = Literal["constant", "linear", "cosine"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Dtype = Literal["float32", "bfloat16"]
 Parameter = bool | int | float | str
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
@@ -133,6 +134,14 @@ def _named_values(given: Any) -> Any:
     return values
 
 
+def _several(given: Any) -> Any:
+    """("a", "b") from "a,b", ["a,b"] or ["a", "b"], as flags give them."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return given
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+
+
 def _refuse_advantages(name: Any) -> Any:
     """A divergence over the top K is a number of the position, not of the sampled token."""
     if isinstance(name, str) and re.fullmatch(r"topk_\w*_advantage", name):
@@ -157,6 +166,7 @@ OBJECTIVE_PARAMETERS: dict[str, dict[str, str]] = {
 """What each objective takes, and what kind of number it is; bench.objectives has the defaults."""
 
 Named = BeforeValidator(_named_values)
+Several = BeforeValidator(_several)
 Keep = Annotated[float | str, BeforeValidator(read_keep)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -332,6 +342,8 @@ class Runtime(_Settings):
     """Budget of the logged masks (default: the run's keep; 0.05 where the run keeps all tokens)."""
     token_bank: CountOrZero = 0
     """Write every Nth step's tokens to parquet in the run folder; 0 turns it off."""
+    log_with: Annotated[tuple[TrackerName, ...], Several] = ()
+    """Trackers that metrics.jsonl is sent to as well: tensorboard, wandb, trackio."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """A live bar on a terminal, plain lines elsewhere."""
 

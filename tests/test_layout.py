@@ -14,7 +14,7 @@ LAYERS = (
     "association budget config regression signals",
     "answers chat combine gradients grammar matched memory overlap pairs records rule storage "
     "workers",
-    "checkpoints contrasts expression leaderboard mathsets models tasklist",
+    "checkpoints contrasts expression leaderboard mathsets models tasklist trackers",
     "diagnostic_sheet figures prompts registry sheets",
     "catalogue contract diagnostic_figures overlap_figures panel rollout",
     "passes plan responses screen token_bank",
@@ -76,7 +76,7 @@ def test_imports_point_one_way(module):
             "transformers",
             {"models", "rollout", "engine", "run", "passes", "doctor", "preflight", *BUILDER},
         ),
-        ("accelerate", {"engine", "checkpoints", "bank"}),
+        ("accelerate", {"engine", "checkpoints", "bank", "trackers"}),
         ("lm_eval", {"evaluate"}),
         ("datasets", {"prompts"}),
         ("optuna", {"sweep", "storage", "tuning"}),
