@@ -41,6 +41,7 @@ from bench.registry import SelectorError, get_selector
 from bench.rollout import Rollout, sample_rollout
 from bench.shadow import Shadow
 from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
+from bench.trackers import open_trackers
 
 
 @dataclass
@@ -333,7 +334,11 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
     folder.cut_logs(first)
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
-    with stop.deferred():
+    tracked = open_trackers(
+        runtime.log_with, folder.path, experiment.all_values(),
+        is_main=trainer.accelerator.is_main_process,
+    )  # fmt: skip
+    with tracked as track, stop.deferred():
         for step in range(first, experiment.steps):
             try:
                 line = trainer.step(step)
@@ -342,6 +347,7 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
             if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
                 line["evaluation"] = evaluate_curve(step + 1)
             folder.append_metrics(line)
+            track(line)
             progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
             trainer.totals.wall = perf_counter() - began
             last = step + 1 == experiment.steps

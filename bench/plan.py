@@ -19,6 +19,7 @@ from bench.records import RunFolder, digest8
 from bench.registry import Selector, get_selector
 from bench.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.tasklist import asking_of, check_tasks, task_settings
+from bench.trackers import check_installed
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Plan:
     folder: RunFolder
     panel: Panel
     """The rules that are shadowed; no part of the identity."""
+
+    def check_packages(self, runtime: Runtime) -> None:
+        """Raise ConfigError, before a model is loaded, for an extra that is not installed."""
+        check_installed(runtime.log_with)
 
     def check_data(self) -> None:
         """Raise ConfigError, before a model is loaded, for a data file that is not here."""

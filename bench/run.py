@@ -58,6 +58,7 @@ def run_experiment(
     """
     runtime = runtime or Runtime()
     plan = make_plan(experiment, runtime)
+    plan.check_packages(runtime)
     plan.check_data()
     with plan.folder.lock(), open_progress(runtime.progress) as progress:
         if plan.folder.state != "done":
