@@ -6,8 +6,9 @@ before the tracker was asked for, and a resumed run sends none twice.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,17 +69,19 @@ def open_trackers(
         (folder / SENT).write_text(json.dumps(sent))
 
     try:
-        for name in dict.fromkeys(names):
-            opened[name] = _started(name, make_tracker(name, run.name, folder))
-            if name not in sent:
-                opened[name].store_init_configuration(plain(config))
-                sent[name] = 0
+        with redirect_stdout(sys.stderr):  # standard output may be the run's JSON document
+            for name in dict.fromkeys(names):
+                opened[name] = _started(name, make_tracker(name, run.name, folder))
+                if name not in sent:
+                    opened[name].store_init_configuration(plain(config))
+                    sent[name] = 0
         for line in _lines(run / "metrics.jsonl"):
             track(line)
         yield track
     finally:
-        for tracker in opened.values():
-            tracker.finish()
+        with redirect_stdout(sys.stderr):
+            for tracker in opened.values():
+                tracker.finish()
 
 
 def make_tracker(name: str, run_id: str, folder: Path) -> Tracker:
@@ -95,7 +98,16 @@ def make_tracker(name: str, run_id: str, folder: Path) -> Tracker:
             return WandBTracker(
                 PROJECT, name=run_id, id=run_id, dir=str(folder.absolute()), resume="allow"
             )
-    return TrackioTracker(PROJECT, name=run_id, resume="allow")
+
+    class Trackio(TrackioTracker):
+        """accelerate's finish leaves the run open, and trackio finishes it again at exit."""
+
+        def finish(self) -> None:
+            import trackio  # pyright: ignore[reportMissingImports]
+
+            trackio.finish()
+
+    return Trackio(PROJECT, name=run_id, resume="allow")
 
 
 def _started(name: str, tracker: Tracker) -> Tracker:
