@@ -324,6 +324,12 @@ class Runtime(_Settings):
     """auto, cpu, cuda or mps."""
     micro_batch: Count = 64
     """Responses per forward and backward pass."""
+    micro_batch_tokens: Count | None = None
+    """Tokens per forward and backward pass, padding among them; `micro_batch` holds as well."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    offload_teacher: bool = False
+    """The teacher's layers wait on the CPU while the student samples and trains."""
     rollout_batch: Count = 256
     """Responses sampled at once."""
     logit_chunk: Count = 4_194_304

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bench.batches import micro_batches
 from bench.gradients import logit_gradient_norm
 from bench.models import Vocabulary
 from bench.objectives import token_loss
@@ -29,6 +30,8 @@ class PassSettings:
     """Responses per backbone pass."""
     logit_chunk: int
     """Logits (positions x vocabulary) held at once."""
+    micro_batch_tokens: int | None = None
+    """Tokens per backbone pass, padding among them."""
 
     def positions(self, vocabulary: int) -> int:
         return max(1, self.logit_chunk // vocabulary)
@@ -147,7 +150,7 @@ def accumulate_loss(
     student_ND = torch.empty(0)
     chunk = settings.positions(vocabulary.size)
     total = 0.0
-    for rows_M, batch_N in _micro_batches(active_BT, settings.micro_batch):
+    for rows_M, batch_N in _micro_batches(active_BT, rollout.prompt_length_B, settings):
         hidden_ND = _backbone(student, rollout, rows_M, active_BT)
         if keeps_hidden:
             if not student_ND.numel():
@@ -241,7 +244,7 @@ def hidden_states(
     width = model.config.hidden_size
     count = int(wanted_BT.sum())
     hidden_ND = torch.empty(0)
-    for rows_M, batch_N in _micro_batches(wanted_BT, settings.micro_batch):
+    for rows_M, batch_N in _micro_batches(wanted_BT, rollout.prompt_length_B, settings):
         found = _backbone(model, rollout, rows_M, wanted_BT)
         if not hidden_ND.numel():
             hidden_ND = found.new_empty(count, width)
@@ -249,15 +252,20 @@ def hidden_states(
     return hidden_ND
 
 
-def _micro_batches(wanted_BT: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _micro_batches(
+    wanted_BT: Tensor, prompt_length_B: Tensor, settings: PassSettings
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(rows, places of their wanted tokens among all wanted ones); rows of like length together."""
     count_B = wanted_BT.sum(1)
     end_B = (wanted_BT * torch.arange(1, wanted_BT.shape[1] + 1, device=wanted_BT.device)).amax(1)
-    order_B = torch.argsort(end_B, descending=True, stable=True)
+    length_B = prompt_length_B + end_B - 1
+    by_B = end_B if settings.micro_batch_tokens is None else length_B
+    order_B = torch.argsort(by_B, descending=True, stable=True)
     order_B = order_B[count_B[order_B] > 0]
     first_B = count_B.cumsum(0) - count_B
-    for start in range(0, order_B.numel(), size):
-        rows_M = order_B[start : start + size]
+    lengths = length_B[order_B].tolist()
+    for piece in micro_batches(lengths, settings.micro_batch, settings.micro_batch_tokens):
+        rows_M = order_B[piece]
         places = [torch.arange(int(first_B[r]), int(first_B[r] + count_B[r])) for r in rows_M]
         yield rows_M, torch.cat(places).to(wanted_BT.device)
 
