@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -32,6 +32,13 @@ from bench.passes import (
     observe_rollout,
     sampled_logprob,
     score_rollout,
+)
+from bench.placement import (
+    Offloaded,
+    check_offload,
+    hold_in_bfloat16,
+    recomputed,
+    shares_weights,
 )
 from bench.plan import Plan
 from bench.population import quantiles
@@ -79,7 +86,9 @@ class Trainer:
         self.accelerator = make_accelerator(self.experiment, runtime)
         self.pair = loaded
         self.prompts = plan.prompts.prepare(loaded.tokenizer, loaded.chat)
-        self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
+        self.settings = PassSettings(
+            runtime.micro_batch, runtime.logit_chunk, runtime.micro_batch_tokens
+        )
         # A run has a rule of its own, with an empty memory: a plan may serve several trainers.
         self.selector = get_selector(self.experiment.selector, **self.experiment.selector_params)
         asked = tuple(dict.fromkeys((*self.selector.needs, *runtime.log_signals)))
@@ -91,6 +100,8 @@ class Trainer:
             self.reference.to(self.accelerator.device)
         student = loaded.student.to(self.accelerator.device)
         self.teacher = loaded.teacher.to(self.accelerator.device)
+        if runtime.offload_teacher:
+            check_offload(self.teacher, student, self.accelerator.device)
         optimizer = make_optimizer(student, self.experiment)
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         self.schedule = make_schedule(optimizer, self.experiment)
@@ -102,6 +113,20 @@ class Trainer:
             else None
         )
 
+    def place_frozen(self) -> None:
+        """Frozen models in half precision under autocast, and the teacher where it waits.
+
+        Not before training: the teacher is evaluated as it was loaded.
+        """
+        frozen = [model for model in (self.teacher, self.reference) if model is not None]
+        if self.experiment.dtype == "bfloat16":
+            for model in frozen:
+                if not shares_weights(model, self.student):
+                    hold_in_bfloat16(model)
+        if self.runtime.offload_teacher:
+            student = self.accelerator.unwrap_model(self.student)
+            Offloaded(self.teacher, student, self.accelerator.device)
+
     def step(self, step: int) -> dict[str, Any]:
         """One update from step `step` (from 0); returns its line of metrics."""
         timer = Timer(self.totals.seconds)
@@ -110,7 +135,9 @@ class Trainer:
             with timer.phase("rollout"):
                 rollout = self.rollout(step)
             signals, scored = self.signals(rollout, step, timer)
-            with timer.phase("score"):
+            # A rule computes on float32 signals, and in float32.
+            float32 = torch.autocast(self.accelerator.device.type, enabled=False)
+            with timer.phase("score"), float32:
                 selection = self.select(signals, rollout, step)
             with timer.phase("loss"):
                 outputs = self.gradient(rollout, selection, scored.teacher_hidden_ND, shadow)
@@ -241,10 +268,12 @@ class Trainer:
             self.experiment.objective, self.experiment.objective_params, scale_BT,
             teacher_hidden_ND, keeps_hidden=shadow is not None,
         )  # fmt: skip
-        outputs = accumulate_loss(
-            self.student, self.teacher, rollout, self.pair.vocabulary, inputs, self.settings,
-            self.accelerator.backward,
-        )  # fmt: skip
+        recompute = recomputed if self.runtime.gradient_checkpointing else nullcontext
+        with recompute(self.student):
+            outputs = accumulate_loss(
+                self.student, self.teacher, rollout, self.pair.vocabulary, inputs, self.settings,
+                self.accelerator.backward,
+            )  # fmt: skip
         self.totals.scored += outputs.scored
         return outputs
 
@@ -332,6 +361,7 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
         checkpoint.load_selector(trainer.selector)
         first = checkpoint.step
     folder.cut_logs(first)
+    trainer.place_frozen()
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
     tracked = open_trackers(

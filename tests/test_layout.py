@@ -9,11 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "arithmetic artefact_sheet bootstrap compare compatibility contamination keep keys "
+    "arithmetic artefact_sheet batches bootstrap compare compatibility contamination keep keys "
     "objectives population progress stats token_classes",
     "association budget config regression signals",
     "answers chat combine gradients grammar matched memory overlap pairs records rule storage "
-    "workers",
+    "placement workers",
     "checkpoints contrasts expression leaderboard mathsets models tasklist trackers",
     "diagnostic_sheet figures prompts registry sheets",
     "catalogue contract diagnostic_figures overlap_figures panel rollout",
@@ -74,7 +74,17 @@ def test_imports_point_one_way(module):
     [
         (
             "transformers",
-            {"models", "rollout", "engine", "run", "passes", "doctor", "preflight", *BUILDER},
+            {
+                "models",
+                "rollout",
+                "engine",
+                "run",
+                "passes",
+                "doctor",
+                "preflight",
+                "placement",
+                *BUILDER,
+            },
         ),
         ("accelerate", {"engine", "checkpoints", "bank", "trackers"}),
         ("lm_eval", {"evaluate"}),
