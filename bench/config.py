@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,12 @@ Objective = Literal[
     "todi",
 ]
 Schedule = Literal["constant", "linear", "cosine"]
+LoraTarget = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+]  # fmt: skip
+LORA_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
+"""Every linear layer of a Qwen block, as in Qwen's own fine-tuning script. Alpha 32 at any rank:
+the best learning rate then hardly depends on the rank (Schulman et al., LoRA Without Regret)."""
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Dtype = Literal["float32", "bfloat16"]
 Parameter = bool | int | float | str
@@ -270,6 +276,12 @@ class Experiment(_Settings):
     """Nucleus in evaluation; each task's own when not given."""
     eval_max_new_tokens: Count | None = None
     """Cap on the length of a response in evaluation; that of training when not given."""
+    lora: CountOrZero = 0
+    """Rank of low-rank adapters, trained instead of the weights; 0 trains the weights."""
+    lora_alpha: Positive = 32.0
+    """Scale of the adapters: they add alpha / rank times their product."""
+    lora_targets: Annotated[tuple[LoraTarget, ...], Several, Field(min_length=1)] = LORA_TARGETS
+    """Linear layers of each block that get an adapter; all of them unless named."""
 
     def all_values(self) -> dict[str, Any]:
         """JSON values of every field, also of those that a dump leaves out at their default."""
@@ -302,6 +314,9 @@ class Experiment(_Settings):
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"
             )
+        for name in ("lora_alpha", "lora_targets"):
+            if not self.lora and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: is for adapters; give their rank with lora, 16 say")
         for name in self.columns:
             if name not in ("question", "answer"):
                 raise ValueError(f"columns: {name!r} is not accepted: question or answer")

@@ -77,7 +77,7 @@ def _get(place: str, revision: str | None) -> str:
 def _load(plan: Plan, tokenizers: Tokenizers, checks: list[Check]) -> LoadedPair | None:
     """The pair, or None after saying why not: which model, or what the two do not agree on."""
     try:
-        loaded = load_pair(plan.pair, tokenizers)
+        loaded = load_pair(plan.pair, tokenizers, one_model=plan.is_one_model)
     except ConfigError as error:
         checks.append(_load_failure(plan, error))
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.adapters import check_peft
 from bench.chat import PLAIN_TEXT
 from bench.config import ConfigError, Experiment, Runtime, unknown_name
 from bench.grammar import is_expression
@@ -40,6 +41,14 @@ class Plan:
     def check_packages(self, runtime: Runtime) -> None:
         """Raise ConfigError, before a model is loaded, for an extra that is not installed."""
         check_installed(runtime.log_with)
+        if self.experiment.lora:
+            check_peft()
+
+    @property
+    def is_one_model(self) -> bool:
+        """Teacher and student have the same files, and only adapters are trained."""
+        same = self.points_to["teacher"] == self.points_to["student"]
+        return bool(self.experiment.lora) and same
 
     def check_data(self) -> None:
         """Raise ConfigError, before a model is loaded, for a data file that is not here."""

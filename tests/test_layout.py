@@ -12,8 +12,8 @@ LAYERS = (
     "arithmetic artefact_sheet batches bootstrap compare compatibility contamination keep keys "
     "objectives population progress stats token_classes",
     "association budget config regression signals",
-    "answers chat combine gradients grammar matched memory overlap pairs records rule storage "
-    "placement workers",
+    "adapters answers chat combine gradients grammar matched memory overlap pairs placement "
+    "records rule storage workers",
     "checkpoints contrasts expression leaderboard mathsets models tasklist trackers",
     "diagnostic_sheet figures prompts registry sheets",
     "catalogue contract diagnostic_figures overlap_figures panel rollout",
@@ -88,6 +88,7 @@ def test_imports_point_one_way(module):
         ),
         ("accelerate", {"engine", "checkpoints", "bank", "trackers"}),
         ("lm_eval", {"evaluate"}),
+        ("peft", {"adapters"}),
         ("datasets", {"prompts"}),
         ("optuna", {"sweep", "storage", "tuning"}),
     ],
