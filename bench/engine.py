@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from bench import extras
+from bench.adapters import add_adapter
 from bench.budget import select_tokens
-from bench.checkpoints import last_checkpoint, save_checkpoint
+from bench.checkpoints import hold_trained_alone, last_checkpoint, save_checkpoint
 from bench.config import BenchError, Experiment, Runtime, Stopped
 from bench.keep import keep_at
 from bench.models import LoadedPair
@@ -96,8 +97,13 @@ class Trainer:
         self.extra_names = tuple(name for name in asked if name in EXTRA_SIGNALS)
         self.reference = None
         if "reference_logprob_BT" in asked:
-            self.reference = extras.load_reference(self.experiment.reference, loaded)
+            self.reference = extras.load_reference(
+                self.experiment.reference, loaded, student_is_frozen=bool(self.experiment.lora)
+            )
             self.reference.to(self.accelerator.device)
+        if self.experiment.lora:
+            add_adapter(loaded.student, self.experiment, plan.pair.student_revision)
+            hold_trained_alone(self.accelerator, loaded.student)
         student = loaded.student.to(self.accelerator.device)
         self.teacher = loaded.teacher.to(self.accelerator.device)
         if runtime.offload_teacher:
