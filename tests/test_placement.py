@@ -1,6 +1,7 @@
 """Memory for time: recomputation, half precision and offload save what they say, and change
 nothing."""
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -290,6 +291,36 @@ def test_offload_keeps_half_precision(tmp_path):
     projection = pair.teacher.base_model.layers[0].self_attn.q_proj.weight
     assert projection.dtype == torch.bfloat16
     assert projection.data_ptr() not in {home.data_ptr() for home in offloaded._home}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_with_its_teacher_offloaded_ends_in_the_same_place(tmp_path, monkeypatch, dtype):
+    """With what asks for the teacher out of turn: a measured gain, and the shadow panel."""
+    monkeypatch.setattr("bench.engine.check_offload", lambda *_: None)
+    settings = {"log_signals": ("gain_BT",), "shadow": ("random", "forward_kl")}
+    found = []
+    for offload in (False, True):
+        run = trainer(
+            tmp_path / str(offload), settings | {"offload_teacher": offload},
+            selector="entropy", keep=0.3, dtype=dtype, steps=2,
+        )  # fmt: skip
+        train(run, Progress("off"), StopRequest(), dict)
+        found.append(run)
+    assert same(weights(found[0]), weights(found[1]))
+    one, other = (without_seconds(run.plan.folder) for run in found)
+    assert one == other
+
+
+def without_seconds(folder) -> list[dict]:
+    """The lines of metrics.jsonl and of shadow.jsonl, costs aside."""
+    lines = []
+    for name in ("metrics.jsonl", "shadow.jsonl"):
+        for line in map(json.loads, (folder.path / name).read_text().splitlines()):
+            lines.append({k: v for k, v in line.items() if k not in COSTS})
+    return lines
+
+
+COSTS = ("seconds", "peak_memory_bytes")
 
 
 def test_offload_is_refused_where_it_frees_nothing(tmp_path):
