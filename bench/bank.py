@@ -90,7 +90,9 @@ class Bank:
         name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in Path(self.pair.name).name)
         self.id = f"{name}-{digest8(self.identity())}"
         self.path = runtime.runs_dir / "banks" / self.id
-        self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
+        self.settings = PassSettings(
+            runtime.micro_batch, runtime.logit_chunk, runtime.micro_batch_tokens
+        )
 
     def identity(self) -> dict[str, Any]:
         """Everything that a value of the bank depends on."""

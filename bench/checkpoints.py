@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from bench.config import BenchError
 from bench.processes import ALONE, Processes
@@ -21,6 +22,8 @@ from bench.rule import Selector
 KEPT = 2
 SELECTOR_FILE = "selector.pt"
 """The memory of the run's rule, where it has one."""
+TRAINED_FILE = "trained.safetensors"
+"""What is trained, where that is a part of the model."""
 
 # accelerate warns of each tied weight that safetensors stores once; loading ties it again.
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
@@ -42,6 +45,33 @@ class Checkpoint:
         """Put the memory of a rule that has one back."""
         if selector.has_memory:
             selector.load_state_dict(torch.load(self.path / SELECTOR_FILE, weights_only=True))
+
+
+def hold_trained_alone(accelerator: Accelerator, model: torch.nn.Module) -> None:
+    """From now on, checkpoints hold and restore only the parameters that are trained.
+
+    For a model whose other weights stay as they were loaded: a checkpoint of adapters is small.
+    """
+
+    def trained() -> dict[str, torch.Tensor]:
+        return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+    def save(models: list[Any], weights: list[Any], folder: str) -> None:
+        weights.clear()
+        if accelerator.is_main_process:
+            save_file(trained(), Path(folder) / TRAINED_FILE)
+
+    def load(models: list[Any], folder: str) -> None:
+        models.clear()
+        saved = load_file(Path(folder) / TRAINED_FILE)
+        own = trained()
+        if saved.keys() != own.keys():
+            raise BenchError(f"{folder} holds other parameters than those that are trained")
+        for name, value in own.items():
+            value.copy_(saved[name])
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:

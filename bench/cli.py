@@ -114,6 +114,21 @@ def evaluate(
 
 
 @app.command
+def merge(
+    path: str,
+    *,
+    out: Annotated[Path, Parameter(help="Folder of the merged model; a new one.")],
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Merge a run's adapter (--lora) into its base: a model that needs no peft."""
+    from bench.run import merge_checkpoint
+
+    merge_checkpoint(path, out, Runtime(runs_dir=runs_dir))
+    print_json({"path": path, "model": str(out)}) if as_json else print(f"wrote {out}")
+
+
+@app.command
 def doctor(
     *,
     experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,13 @@ Objective = Literal[
     "todi",
 ]
 Schedule = Literal["constant", "linear", "cosine"]
+LoraTarget = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+]  # fmt: skip
+LORA_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
+"""Every linear layer of a Qwen block, as in Qwen's own fine-tuning script. Alpha 32 at any rank:
+the best learning rate then hardly depends on the rank (Schulman et al., LoRA Without Regret)."""
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Dtype = Literal["float32", "bfloat16"]
 Parameter = bool | int | float | str
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
@@ -133,6 +140,14 @@ def _named_values(given: Any) -> Any:
     return values
 
 
+def _several(given: Any) -> Any:
+    """("a", "b") from "a,b", ["a,b"] or ["a", "b"], as flags give them."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return given
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+
+
 def _refuse_advantages(name: Any) -> Any:
     """A divergence over the top K is a number of the position, not of the sampled token."""
     if isinstance(name, str) and re.fullmatch(r"topk_\w*_advantage", name):
@@ -157,6 +172,7 @@ OBJECTIVE_PARAMETERS: dict[str, dict[str, str]] = {
 """What each objective takes, and what kind of number it is; bench.objectives has the defaults."""
 
 Named = BeforeValidator(_named_values)
+Several = BeforeValidator(_several)
 Keep = Annotated[float | str, BeforeValidator(read_keep)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -260,6 +276,12 @@ class Experiment(_Settings):
     """Nucleus in evaluation; each task's own when not given."""
     eval_max_new_tokens: Count | None = None
     """Cap on the length of a response in evaluation; that of training when not given."""
+    lora: CountOrZero = 0
+    """Rank of low-rank adapters, trained instead of the weights; 0 trains the weights."""
+    lora_alpha: Positive = 32.0
+    """Scale of the adapters: they add alpha / rank times their product."""
+    lora_targets: Annotated[tuple[LoraTarget, ...], Several, Field(min_length=1)] = LORA_TARGETS
+    """Linear layers of each block that get an adapter; all of them unless named."""
 
     def all_values(self) -> dict[str, Any]:
         """JSON values of every field, also of those that a dump leaves out at their default."""
@@ -292,6 +314,9 @@ class Experiment(_Settings):
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"
             )
+        for name in ("lora_alpha", "lora_targets"):
+            if not self.lora and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: is for adapters; give their rank with lora, 16 say")
         for name in self.columns:
             if name not in ("question", "answer"):
                 raise ValueError(f"columns: {name!r} is not accepted: question or answer")
@@ -314,6 +339,12 @@ class Runtime(_Settings):
     """auto, cpu, cuda or mps."""
     micro_batch: Count = 64
     """Responses per forward and backward pass."""
+    micro_batch_tokens: Count | None = None
+    """Tokens per forward and backward pass, padding among them; `micro_batch` holds as well."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    offload_teacher: bool = False
+    """The teacher's layers wait on the CPU while the student samples and trains."""
     rollout: Literal["transformers", "vllm"] = "transformers"
     """What samples the responses of training. vllm needs a GPU and the extra of that name, and its
     random numbers are others: other responses of the same distribution."""
@@ -342,6 +373,8 @@ class Runtime(_Settings):
     """Budget of the logged masks (default: the run's keep; 0.05 where the run keeps all tokens)."""
     token_bank: CountOrZero = 0
     """Write every Nth step's tokens to parquet in the run folder; 0 turns it off."""
+    log_with: Annotated[tuple[TrackerName, ...], Several] = ()
+    """Trackers that metrics.jsonl is sent to as well: tensorboard, wandb, trackio."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """A live bar on a terminal, plain lines elsewhere."""
 

@@ -1,5 +1,6 @@
 """Every check of a pair before a GPU is burnt, from its files to its teacher's own numbers."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ def diagnose(experiment: Experiment, runtime: Runtime) -> list[Check]:
     """
     plan = make_plan(experiment, runtime)
     checks: list[Check] = [_attempt("data", plan.check_data, "every data file is here")]
+    if plan.experiment.lora or runtime.log_with:
+        act = partial(plan.check_packages, runtime)
+        checks.append(_attempt("packages", act, "the extras asked for are installed"))
     tokenizers = _tokenizers(plan, checks)
     loaded = _load(plan, tokenizers, checks) if tokenizers else None
     if loaded is None or any(check.state == "fail" for check in checks[:1]):
@@ -77,7 +81,7 @@ def _get(place: str, revision: str | None) -> str:
 def _load(plan: Plan, tokenizers: Tokenizers, checks: list[Check]) -> LoadedPair | None:
     """The pair, or None after saying why not: which model, or what the two do not agree on."""
     try:
-        loaded = load_pair(plan.pair, tokenizers)
+        loaded = load_pair(plan.pair, tokenizers, one_model=plan.is_one_model)
     except ConfigError as error:
         checks.append(_load_failure(plan, error))
         return None

@@ -5,7 +5,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,9 +20,10 @@ from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from bench import extras
+from bench.adapters import add_adapter
 from bench.budget import select_tokens
-from bench.checkpoints import last_checkpoint, save_checkpoint
-from bench.config import BenchError, Experiment, Runtime, Stopped
+from bench.checkpoints import hold_trained_alone, last_checkpoint, save_checkpoint
+from bench.config import BenchError, ConfigError, Experiment, Runtime, Stopped
 from bench.keep import keep_at
 from bench.models import LoadedPair
 from bench.objectives import token_scale
@@ -36,6 +37,13 @@ from bench.passes import (
     sampled_logprob,
     score_rollout,
 )
+from bench.placement import (
+    Offloaded,
+    check_offload,
+    hold_in_bfloat16,
+    recomputed,
+    shares_weights,
+)
 from bench.plan import Plan
 from bench.population import quantiles
 from bench.processes import ALONE, Processes, Worked, is_sharded, run, shard
@@ -45,6 +53,7 @@ from bench.registry import SelectorError, get_selector
 from bench.rollout import Rollout, join_rollouts, sample_rollout
 from bench.shadow import Shadow
 from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
+from bench.trackers import open_trackers
 from bench.vllm_rollout import VllmSampler, VllmSettings
 
 
@@ -94,7 +103,9 @@ class Trainer:
             )
         self.pair = loaded
         self.prompts = plan.prompts.prepare(loaded.tokenizer, loaded.chat)
-        self.settings = PassSettings(runtime.micro_batch, runtime.logit_chunk)
+        self.settings = PassSettings(
+            runtime.micro_batch, runtime.logit_chunk, runtime.micro_batch_tokens
+        )
         # A run has a rule of its own, with an empty memory: a plan may serve several trainers.
         self.selector = get_selector(self.experiment.selector, **self.experiment.selector_params)
         asked = tuple(dict.fromkeys((*self.selector.needs, *runtime.log_signals)))
@@ -102,8 +113,13 @@ class Trainer:
         self.extra_names = tuple(name for name in asked if name in EXTRA_SIGNALS)
         self.reference = None
         if "reference_logprob_BT" in asked:
-            self.reference = extras.load_reference(self.experiment.reference, loaded)
+            self.reference = extras.load_reference(
+                self.experiment.reference, loaded, student_is_frozen=bool(self.experiment.lora)
+            )
             self.reference.to(self.accelerator.device)
+        if self.experiment.lora:
+            add_adapter(loaded.student, self.experiment, plan.pair.student_revision)
+            hold_trained_alone(self.accelerator, loaded.student)
         student = Worked(loaded.student.to(self.accelerator.device))
         optimizer = make_optimizer(student, self.experiment)
         with warnings.catch_warnings():
@@ -111,7 +127,10 @@ class Trainer:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         self.teacher: torch.nn.Module = loaded.teacher.to(self.accelerator.device)
+        if runtime.offload_teacher:
+            check_offload(self.teacher, student, self.accelerator.device)
         if is_sharded(self.student):
+            self.check_sharded()
             self.teacher = shard(self.teacher)
         self.schedule = make_schedule(optimizer, self.experiment)
         self.vllm = self.make_vllm() if runtime.rollout == "vllm" else None
@@ -123,6 +142,29 @@ class Trainer:
             else None
         )
 
+    def place_frozen(self) -> None:
+        """Frozen models in half precision under autocast, and the teacher where it waits.
+
+        Not before training: the teacher is evaluated as it was loaded.
+        """
+        if self.experiment.dtype == "bfloat16":
+            for model in filter(None, (self.teacher, self.reference)):
+                if not is_sharded(model) and not shares_weights(model, self.student):
+                    hold_in_bfloat16(model)  # type: ignore[arg-type]
+        if self.runtime.offload_teacher:
+            Offloaded(self.pair.teacher, self.pair.student, self.accelerator.device)
+
+    def check_sharded(self) -> None:
+        """Raise ConfigError for what parameters that lie on several processes do not allow."""
+        for name, given in (
+            ("lora", self.experiment.lora), ("offload_teacher", self.runtime.offload_teacher),
+        ):  # fmt: skip
+            if given:
+                raise ConfigError(
+                    f"{name}: not accepted under FSDP; launch with DDP (adapters need little "
+                    "memory), or leave it out"
+                )
+
     def step(self, step: int) -> dict[str, Any]:
         """One update from step `step` (from 0); returns its line of metrics."""
         timer = Timer(self.totals.seconds)
@@ -131,7 +173,9 @@ class Trainer:
             with timer.phase("rollout"):
                 rollout = self.rollout(step)
             signals, scored = self.signals(rollout, step, timer)
-            with timer.phase("score"):
+            # A rule computes on float32 signals, and in float32.
+            float32 = torch.autocast(self.accelerator.device.type, enabled=False)
+            with timer.phase("score"), float32:
                 selection = self.select(signals, rollout, step)
             with timer.phase("loss"):
                 outputs = self.gradient(rollout, selection, scored.teacher_hidden_ND, shadow)
@@ -309,10 +353,12 @@ class Trainer:
             scale_BT[self.processes.rows(scale_BT.shape[0])],
             teacher_hidden_ND, keeps_hidden=shadow is not None,
         )  # fmt: skip
-        outputs = accumulate_loss(
-            self.student, self.teacher, own, self.pair.vocabulary, inputs, self.settings,
-            self.accelerator.backward, self.processes,
-        )  # fmt: skip
+        recompute = recomputed if self.runtime.gradient_checkpointing else nullcontext
+        with recompute(self.student):
+            outputs = accumulate_loss(
+                self.student, self.teacher, own, self.pair.vocabulary, inputs, self.settings,
+                self.accelerator.backward, self.processes,
+            )  # fmt: skip
         shares = self.processes.join_objects([(outputs.loss, outputs.scored)])
         outputs = replace(
             outputs, loss=sum(loss for loss, _ in shares), scored=sum(n for _, n in shares)
@@ -429,9 +475,14 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
         checkpoint.load_selector(trainer.selector)
         first = checkpoint.step
     processes.lead(lambda: folder.cut_logs(first))
+    trainer.place_frozen()
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
-    with stop.deferred():
+    tracked = open_trackers(
+        runtime.log_with, folder.path, experiment.all_values(),
+        is_main=trainer.accelerator.is_main_process,
+    )  # fmt: skip
+    with tracked as track, stop.deferred():
         for step in range(first, experiment.steps):
             try:
                 line = trainer.step(step)
@@ -441,6 +492,7 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
                 line["evaluation"] = evaluate_curve(step + 1)
             if processes.is_main:
                 folder.append_metrics(line)
+            track(line)
             progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
             trainer.totals.wall = perf_counter() - began
             last, stops = step + 1 == experiment.steps, processes.any(stop.requested)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bench.adapters import weight_sharing_copy
 from bench.config import ConfigError
 from bench.models import LoadedPair, load_model, load_tokenizer, shared_vocabulary
 from bench.passes import PassSettings, sampled_logprob
@@ -15,13 +16,15 @@ from bench.prompts import Prompt, PromptSet, counterfactual
 from bench.rollout import Rollout
 
 
-def load_reference(name: str, pair: LoadedPair):
+def load_reference(name: str, pair: LoadedPair, *, student_is_frozen: bool = False):
     """The third model: the student as it is now, or the one named. Raises ConfigError.
 
-    Its tokenizer must have the pair's vocabulary.
+    Its tokenizer must have the pair's vocabulary. A student whose weights stay (it gets adapters)
+    shares them.
     """
     if name == "student":
-        reference = deepcopy(pair.student)
+        copied = weight_sharing_copy if student_is_frozen else deepcopy
+        reference = copied(pair.student)
     else:
         reference = load_model(name)
         shared = shared_vocabulary(f"reference {name}", pair.tokenizer, load_tokenizer(name))

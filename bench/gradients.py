@@ -26,6 +26,11 @@ def logit_gradient_norm(chunk: Chunk, objective: str, params: Mapping[str, float
 
     For an objective without a closed form here it is that of reverse_kl (`measured_objective`).
     """
+    with torch.autocast(chunk.token_N1.device.type, enabled=False):
+        return _norm(chunk, objective, params)
+
+
+def _norm(chunk: Chunk, objective: str, params: Mapping[str, float]) -> Tensor:
     p_NV = chunk.student_NV
     match measured_objective(objective):
         case "forward_kl":

@@ -1,9 +1,10 @@
 """What a run needs: memory by phase and disk, estimated from shapes. Imports no sibling but config.
 
 Parameters, optimizer states, key-value caches and logits are counted; activations are what a
-decoder layer keeps for its backward pass without checkpointing. Allocator waste is not in it.
+decoder layer keeps for its backward pass. Allocator waste is not in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,23 @@ class Shape:
     head_dim: int
     vocabulary: int
 
+    @property
+    def head(self) -> int:
+        """Parameters of the output layer."""
+        return self.vocabulary * self.hidden
+
+    def adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
+        """Of low-rank adapters on the named linear layers of every block."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        sides = {
+            "q_proj": self.hidden + queries, "k_proj": self.hidden + keys,
+            "v_proj": self.hidden + keys, "o_proj": queries + self.hidden,
+            "gate_proj": self.hidden + self.intermediate,
+            "up_proj": self.hidden + self.intermediate,
+            "down_proj": self.intermediate + self.hidden,
+        }  # fmt: skip
+        return self.layers * rank * sum(sides[target] for target in targets)
+
     def cache_bytes(self, tokens: int, bytes_each: int) -> int:
         """Keys and values of every layer."""
         return 2 * self.layers * self.kv_heads * self.head_dim * tokens * bytes_each
@@ -40,13 +58,18 @@ class Shape:
         layer = 6 * self.hidden + 2 * attention + 4 * self.intermediate
         return self.layers * layer * tokens * bytes_each
 
+    def recomputed_bytes(self, tokens: int, bytes_each: int) -> int:
+        """Kept with gradient checkpointing: float32 inputs of layers, and one layer at a time."""
+        inputs = self.layers * self.hidden * tokens * FLOAT
+        return inputs + self.activation_bytes(tokens, bytes_each) // self.layers
+
 
 def shape_of(model: Any) -> Shape:
-    """The shape of a loaded decoder, or of one on the meta device."""
+    """The shape of a loaded decoder, or of one on the meta device; adapters are left out."""
     config = model.config
     heads = config.num_attention_heads
     return Shape(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
@@ -62,11 +85,11 @@ class Needs:
     """Bytes."""
 
     certain: int
-    """Both models, gradients and optimizer: no setting of Runtime makes it less."""
+    """Both models, gradients and optimizer: no size of batches makes it less."""
     phases: dict[str, int]
     """The most that each phase of a step holds, `certain` parts included."""
     checkpoint: int
-    """One checkpoint on disk: weights and both moments."""
+    """One checkpoint on disk: what is trained, and both moments."""
     disk: int
     """Two kept checkpoints, one being written, and the final model."""
 
@@ -76,46 +99,68 @@ class Needs:
 
 
 def needs(
-    student: Shape, teacher: Shape, experiment: Experiment, runtime: Runtime, prompt_tokens: int
+    student: Shape,
+    teacher: Shape,
+    experiment: Experiment,
+    runtime: Runtime,
+    prompt_tokens: int,
+    *,
+    one_model: bool = False,
 ) -> Needs:
-    """The estimate for prompts of `prompt_tokens` and responses that all reach the cap."""
+    """The estimate for prompts of `prompt_tokens` and responses that all reach the cap.
+
+    `one_model`: the teacher is the student's base, held once.
+    """
     each = 2 if experiment.dtype == "bfloat16" else FLOAT
-    weights = FLOAT * (student.parameters + teacher.parameters)
-    moments, gradients = 2 * FLOAT * student.parameters, FLOAT * student.parameters
-    # Autocast keeps a half-precision copy of the weights of the model that runs.
-    copies = {side: each * shape.parameters if each < FLOAT else 0
-              for side, shape in (("student", student), ("teacher", teacher))}  # fmt: skip
+    trained = student.parameters
+    if experiment.lora:
+        trained = student.adapter_parameters(experiment.lora, experiment.lora_targets)
+    moments, gradients = 2 * FLOAT * trained, FLOAT * trained
+    own = FLOAT * (student.parameters + (trained if experiment.lora else 0))
+    # Under autocast the teacher is held in half precision, yet it is evaluated in float32 before.
+    loaded = own + (0 if one_model else FLOAT * teacher.parameters)
+    whole = 0 if one_model else each * teacher.parameters
+    waiting = each * teacher.head if runtime.offload_teacher else whole
+    # Autocast keeps half-precision copies of what is trained, and makes others at each use.
+    copies = each * (student.head if experiment.lora else student.parameters)
+    copies = copies if each < FLOAT else 0
+
     responses = experiment.prompts_per_step * experiment.responses_per_prompt
     length = prompt_tokens + experiment.max_new_tokens
     rows, micro = min(responses, runtime.rollout_batch), min(responses, runtime.micro_batch)
-    kept_hidden = responses * experiment.max_new_tokens * each
+    tokens = micro * length
+    if runtime.micro_batch_tokens is not None:
+        tokens = min(tokens, max(length, runtime.micro_batch_tokens))
+    kept_hidden = responses * experiment.max_new_tokens * FLOAT
     chunk = LOGIT_COPIES * FLOAT * max(runtime.logit_chunk, student.vocabulary)
     one_layer = max(
-        shape.activation_bytes(micro * length, each) // shape.layers for shape in (student, teacher)
+        shape.activation_bytes(tokens, each) // shape.layers for shape in (student, teacher)
     )
+    recomputes = runtime.gradient_checkpointing
+    kept = (student.recomputed_bytes if recomputes else student.activation_bytes)(tokens, each)
     eval_length = prompt_tokens + (experiment.eval_max_new_tokens or experiment.max_new_tokens)
     sampler = SAMPLER_BYTES * student.vocabulary
-    resident = weights + moments
+    caches = [
+        shape.cache_bytes(runtime.eval_batch * eval_length, FLOAT) for shape in (student, teacher)
+    ]
+    resident = own + moments
     phases = {
-        "rollout": resident + copies["student"] + rows * sampler
+        "rollout": resident + waiting + copies + rows * sampler
         + student.cache_bytes(rows * length, each),
-        "teacher": resident + copies["teacher"] + kept_hidden * teacher.hidden + one_layer,
-        "score": resident + copies["student"] + one_layer + chunk
+        "teacher": resident + whole + kept_hidden * teacher.hidden + one_layer,
+        "score": resident + waiting + copies + one_layer + chunk
         + kept_hidden * (teacher.hidden + student.hidden),
-        "loss": resident + copies["student"] + gradients + chunk
-        + kept_hidden * teacher.hidden + student.activation_bytes(micro * length, each),
-        "evaluate": resident + runtime.eval_batch * max(student.vocabulary, teacher.vocabulary)
-        * SAMPLER_BYTES + max(
-            shape.cache_bytes(runtime.eval_batch * eval_length, FLOAT)
-            for shape in (student, teacher)
-        ),
+        "loss": resident + waiting + copies + gradients + chunk
+        + kept_hidden * teacher.hidden + kept,
+        "evaluate": runtime.eval_batch * max(student.vocabulary, teacher.vocabulary)
+        * SAMPLER_BYTES + max(loaded + max(caches), resident + waiting + caches[0]),
     }  # fmt: skip
-    checkpoint = FLOAT * student.parameters + moments
+    checkpoint = FLOAT * trained + moments
     return Needs(
-        certain=resident + gradients,
+        certain=max(loaded, resident + waiting + gradients),
         phases=phases,
         checkpoint=checkpoint,
-        disk=3 * checkpoint + FLOAT * student.parameters,
+        disk=3 * checkpoint + FLOAT * trained,
     )
 
 

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from bench.adapters import attach, base_of, is_adapter, weight_sharing_copy
 from bench.chat import Chat
 from bench.config import ConfigError
 from bench.pairs import Pair
@@ -83,14 +84,21 @@ def load_tokenizers(pair: Pair) -> Tokenizers:
     return Tokenizers(student, teacher, pair_vocabulary(pair, student, teacher))
 
 
-def load_pair(pair: Pair, tokenizers: Tokenizers | None = None) -> LoadedPair:
+def load_pair(
+    pair: Pair, tokenizers: Tokenizers | None = None, *, one_model: bool = False
+) -> LoadedPair:
     """Both models in float32, checked against each other.
 
+    `one_model`: the teacher is the student as it is now, on the same parameters, for a student that
+    gets adapters and whose teacher has the same files.
     Raises ConfigError for files that are missing or broken, tokenizers that differ, or stop tokens
     that differ without the pair declaring them.
     """
     student = load_model(pair.student, pair.student_revision)
-    teacher = load_model(pair.teacher, pair.teacher_revision)
+    if one_model:
+        teacher = weight_sharing_copy(student)
+    else:
+        teacher = load_model(pair.teacher, pair.teacher_revision)
     tokenizers = tokenizers or load_tokenizers(pair)
     student_tokenizer, vocabulary = tokenizers.student, tokenizers.vocabulary
     for side, model in (("student", student), ("teacher", teacher)):
@@ -176,13 +184,17 @@ def pair_vocabulary(
     return Vocabulary(size, tuple(sorted(dropped - common)))
 
 
-def load_model(path: str, revision: str | None = None) -> PreTrainedModel:
+def load_model(path: str, revision: str | None = None, *, merge: bool = True) -> PreTrainedModel:
     """A causal language model, float32, evaluation mode.
 
+    A folder with an adapter gives its base model with the adapter merged into the weights, or, with
+    `merge` False, beside them: the same up to rounding, and the same bits as in training.
     Raises ConfigError naming the path; also for files without some weight, which transformers would
     fill with random numbers.
     """
     transformers_logging.disable_progress_bar()
+    if is_adapter(path):
+        return attach(load_model(*base_of(path)), path, merge=merge)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             path, dtype=torch.float32, revision=revision or "main", output_loading_info=True
@@ -227,6 +239,8 @@ def declared_stop_ids(
     path: str, revision: str | None, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
     """`stop_ids` from the configuration files alone."""
+    if is_adapter(path):
+        return declared_stop_ids(*base_of(path), tokenizer)
     try:
         generation = GenerationConfig.from_pretrained(path, revision=revision or "main")
         named = generation.eos_token_id
@@ -297,7 +311,10 @@ def content_sha256(path: str, revision: str | None = None) -> str:
     if not folder.is_dir():
         return hashlib.sha256(f"{path}@{revision or 'main'}".encode()).hexdigest()
     stamps = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.iterdir())
-    return _content_sha256(path, tuple(sorted(stamps)))
+    found = _content_sha256(path, tuple(sorted(stamps)))
+    if is_adapter(path):
+        found = hashlib.sha256(f"{found}{content_sha256(*base_of(path))}".encode()).hexdigest()
+    return found
 
 
 def commit_of(model: PreTrainedModel) -> str | None:

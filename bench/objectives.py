@@ -36,10 +36,22 @@ def token_loss(
     params: Mapping[str, float] | None = None,
 ) -> Tensor:
     """loss_N of the named objective, float32, nats. Raises ValueError for an unknown one."""
+    # Autocast, where it is on, would take the sums over the vocabulary in half precision.
+    with torch.autocast(student_logit_NV.device.type, enabled=False):
+        return _token_loss(objective, student_logit_NV, teacher_logit_NV, token_N, params or {})
+
+
+def _token_loss(
+    objective: str,
+    student_logit_NV: Tensor,
+    teacher_logit_NV: Tensor,
+    token_N: Tensor,
+    params: Mapping[str, float],
+) -> Tensor:
     student_NV, teacher_NV = _log_softmax(student_logit_NV), _log_softmax(teacher_logit_NV).detach()
     if objective not in DEFAULTS:
         raise ValueError(f"objective: {objective!r} is not one of {', '.join(DEFAULTS)}")
-    settings: dict[str, Any] = {**DEFAULTS[objective], **(params or {})}
+    settings: dict[str, Any] = {**DEFAULTS[objective], **params}
     if "k" in settings:
         settings["k"] = _count(settings["k"], student_NV.shape[-1])
     match objective:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from bench.batches import micro_batches
 from bench.gradients import logit_gradient_norm
 from bench.models import Vocabulary
 from bench.objectives import token_loss
@@ -35,6 +36,8 @@ class PassSettings:
     """Responses per backbone pass."""
     logit_chunk: int
     """Logits (positions x vocabulary) held at once."""
+    micro_batch_tokens: int | None = None
+    """Tokens per backbone pass, padding among them."""
 
     def positions(self, vocabulary: int) -> int:
         return max(1, self.logit_chunk // vocabulary)
@@ -196,7 +199,7 @@ def accumulate_loss(
         )
         return loss, hidden_ND.detach()
 
-    batches = list(_micro_batches(active_BT, settings, processes))
+    batches = _micro_batches(active_BT, rollout.prompt_length_B, settings, processes)
     for number, (rows_M, batch_N) in enumerate(batches):
         loss, hidden_ND = run(student, partial(loss_of, rows_M=rows_M, batch_N=batch_N))
         if keeps_hidden:
@@ -289,7 +292,8 @@ def hidden_states(
     width = inner(model).config.hidden_size
     count = int(wanted_BT.sum())
     hidden_ND = torch.empty(0)
-    for rows_M, batch_N in _micro_batches(wanted_BT, settings, processes):
+    batches = _micro_batches(wanted_BT, rollout.prompt_length_B, settings, processes)
+    for rows_M, batch_N in batches:
         found = run(model, partial(_backbone, rollout=rollout, rows_M=rows_M, wanted_BT=wanted_BT))
         if not hidden_ND.numel():
             hidden_ND = found.new_empty(count, width)
@@ -298,7 +302,7 @@ def hidden_states(
 
 
 def _micro_batches(
-    wanted_BT: Tensor, settings: PassSettings, processes: Processes
+    wanted_BT: Tensor, prompt_length_B: Tensor, settings: PassSettings, processes: Processes
 ) -> list[tuple[Tensor, Tensor]]:
     """(rows, places of their wanted tokens among all wanted ones); rows of like length together.
 
@@ -306,12 +310,15 @@ def _micro_batches(
     """
     count_B = wanted_BT.sum(1)
     end_B = (wanted_BT * torch.arange(1, wanted_BT.shape[1] + 1, device=wanted_BT.device)).amax(1)
-    order_B = torch.argsort(end_B, descending=True, stable=True)
+    length_B = prompt_length_B + end_B - 1
+    by_B = end_B if settings.micro_batch_tokens is None else length_B
+    order_B = torch.argsort(by_B, descending=True, stable=True)
     order_B = order_B[count_B[order_B] > 0]
     first_B = count_B.cumsum(0) - count_B
     batches = []
-    for start in range(0, order_B.numel(), settings.micro_batch):
-        rows_M = order_B[start : start + settings.micro_batch]
+    lengths = length_B[order_B].tolist()
+    for piece in micro_batches(lengths, settings.micro_batch, settings.micro_batch_tokens):
+        rows_M = order_B[piece]
         places = [torch.arange(int(first_B[r]), int(first_B[r] + count_B[r])) for r in rows_M]
         batches.append((rows_M, torch.cat(places).to(wanted_BT.device)))
     surplus = processes.most(len(batches)) - len(batches)

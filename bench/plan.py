@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.adapters import check_peft
 from bench.chat import PLAIN_TEXT
 from bench.config import ConfigError, Experiment, Runtime, unknown_name
 from bench.grammar import is_expression
@@ -19,6 +20,7 @@ from bench.records import RunFolder, digest8
 from bench.registry import Selector, get_selector
 from bench.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.tasklist import asking_of, check_tasks, task_settings
+from bench.trackers import check_installed
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class Plan:
     folder: RunFolder
     panel: Panel
     """The rules that are shadowed; no part of the identity."""
+
+    def check_packages(self, runtime: Runtime) -> None:
+        """Raise ConfigError, before a model is loaded, for an extra that is not installed."""
+        check_installed(runtime.log_with)
+        if self.experiment.lora:
+            check_peft()
+
+    @property
+    def is_one_model(self) -> bool:
+        """Teacher and student have the same files, and only adapters are trained."""
+        same = self.points_to["teacher"] == self.points_to["student"]
+        return bool(self.experiment.lora) and same
 
     def check_data(self) -> None:
         """Raise ConfigError, before a model is loaded, for a data file that is not here."""

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from bench.config import ConfigError, Runtime
-from bench.memory import needs, readable, shape_of
+from bench.memory import Needs, needs, readable, shape_of
 from bench.models import LoadedPair, own_stop_ids, stop_ids
 from bench.passes import head_weight
 from bench.plan import Plan
@@ -283,8 +283,9 @@ def check_resources(
 ) -> Iterator[Check]:
     """Memory by phase against the device, and disk for the checkpoints."""
     need = needs(
-        shape_of(loaded.student), shape_of(loaded.teacher), plan.experiment, runtime, longest
-    )
+        shape_of(loaded.student), shape_of(loaded.teacher), plan.experiment, runtime, longest,
+        one_model=plan.is_one_model,
+    )  # fmt: skip
     name, free, total = device_memory(runtime)
     phases = ", ".join(f"{phase} {readable(amount)}" for phase, amount in need.phases.items())
     said = f"about {phases}; {name} has {readable(total)}, {readable(free)} free"
@@ -293,11 +294,11 @@ def check_resources(
             "memory", "fail",
             f"models, gradients and AdamW alone take {readable(need.certain)}; {name} has "
             f"{readable(total)}",
-            "choose a smaller pair or a larger device",
+            "choose a smaller pair or a larger device"
+            + ("" if plan.experiment.lora else ", or train adapters: --lora 16"),
         )  # fmt: skip
     elif need.peak > free:
-        advice = "lower --micro-batch, --rollout-batch, --eval-batch or --logit-chunk"
-        yield Check("memory", "warn", said, advice)
+        yield Check("memory", "warn", said, memory_advice(need, runtime))
     else:
         yield Check("memory", "pass", said)
     place = next(p for p in (runtime.runs_dir.absolute(), *runtime.runs_dir.absolute().parents)
@@ -310,6 +311,23 @@ def check_resources(
         yield Check("disk space", "warn", said, "free some, or choose another --runs-dir")
     else:
         yield Check("disk space", "pass", said)
+
+
+def memory_advice(need: Needs, runtime: Runtime) -> str:
+    """What lowers the phase that needs the most."""
+    phase = max(need.phases, key=lambda name: need.phases[name])
+    flags = {
+        "rollout": ["lower --rollout-batch"],
+        "teacher": ["lower --micro-batch"],
+        "score": ["lower --micro-batch or --logit-chunk"],
+        "loss": ["lower --micro-batch or --logit-chunk, or set --micro-batch-tokens"],
+        "evaluate": ["lower --eval-batch"],
+    }[phase]
+    if phase == "loss" and not runtime.gradient_checkpointing:
+        flags.append("use --gradient-checkpointing")
+    if phase not in ("teacher", "evaluate") and not runtime.offload_teacher:
+        flags.append("on a GPU, --offload-teacher")
+    return f"{phase} needs the most: {'; '.join(flags)}"
 
 
 def device_memory(runtime: Runtime) -> tuple[str, int, int]:

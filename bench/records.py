@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ PACKAGES = (
     "opd-bench", "torch", "transformers", "accelerate", "lm_eval", "tokenizers", "numpy", "scipy",
     "math-verify",
 )  # fmt: skip
+EXTRAS = ("peft",)
+"""Named where they are installed."""
 
 Score = dict[str, Any]
 
@@ -262,7 +265,10 @@ def provenance(device: str) -> dict[str, Any]:
     return {
         "git": revision,
         "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {
+            name: version(name)
+            for name in (*PACKAGES, *(name for name in EXTRAS if find_spec(name)))
+        },
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bench.adapters import is_adapter
 from bench.config import BenchError, ConfigError, Experiment, Runtime, rows_file
 from bench.engine import StopRequest, Totals, Trainer, make_accelerator, train
 from bench.evaluate import TaskResult, evaluate
@@ -36,6 +37,7 @@ from bench.records import (
 )
 from bench.stats import mean_estimate, paired_difference
 from bench.tasklist import Asking, asking_of, check_tasks, task_settings
+from bench.vllm_rollout import require_vllm
 
 OnCurve = Callable[[int, dict[str, float]], None]
 Results = dict[str, TaskResult]
@@ -60,6 +62,9 @@ def run_experiment(
     """
     runtime = runtime or Runtime()
     plan = make_plan(experiment, runtime)
+    plan.check_packages(runtime)
+    if runtime.rollout == "vllm":
+        require_vllm()
     plan.check_data()
     processes = Processes(make_accelerator(experiment, runtime))
     with ExitStack() as held:
@@ -85,7 +90,7 @@ def _run(
     on_curve: OnCurve | None,
 ) -> None:
     experiment, folder = plan.experiment, plan.folder
-    loaded = load_pair(plan.pair)
+    loaded = load_pair(plan.pair, one_model=plan.is_one_model)
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
     trainer = Trainer(plan, loaded, runtime)
     processes = trainer.processes
@@ -253,7 +258,8 @@ def save_model(
 ) -> None:
     """The final checkpoint, which transformers loads by itself; whole or not there at all.
 
-    `state` are the weights where the model itself holds a part of them.
+    Of a model with adapters, only they are saved, and the base's name with them. `state` are the
+    weights where the model itself holds a part of them.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -292,22 +298,12 @@ def evaluate_checkpoint(
     chat, thinking.
     Raises ConfigError for a path that holds no model.
     """
-    folder = next((f for f in (runtime.runs_dir / path, Path(path)) if f.is_dir()), None)
-    where, settings = path, {}
-    if folder is not None:
-        where = str(folder)
-        if (folder / "experiment.json").is_file():
-            if not (folder / "model").is_dir():
-                raise ConfigError(f"run {path!r} has no trained model yet; finish it first")
-            settings = json.loads((folder / "experiment.json").read_text())["experiment"]
-            where = str(folder / "model")
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
-        raise ConfigError(f"path: {path!r} is no run, no folder, and no hub id (owner/name)")
+    where, settings = find_checkpoint(path, runtime)
     check_tasks(list(tasks))
     given = {name: value for name, value in changes.items() if value is not None}
     experiment = Experiment.parse({**settings, **given})
     pair = pair_of(experiment) if settings else alone(where, experiment)
-    model, tokenizer = load_model(where), load_tokenizer(where)
+    model, tokenizer = load_model(where, merge=False), load_tokenizer(where)
     stops = pair.stop_ids.get("student") or stop_ids(model, tokenizer)
     accelerator = make_accelerator(experiment, runtime)
     model = model.to(accelerator.device)
@@ -318,6 +314,38 @@ def evaluate_checkpoint(
             model, tokenizer, tasks or experiment.eval_tasks, stops, Path(path).name,
             experiment.eval_items,
         )  # fmt: skip
+
+
+def find_checkpoint(path: str, runtime: Runtime) -> tuple[str, dict[str, Any]]:
+    """(model folder or hub id, settings of the run) of a run, a local folder, or a hub id.
+
+    Raises ConfigError for a path that is neither, and for a run that is not finished.
+    """
+    folder = next((f for f in (runtime.runs_dir / path, Path(path)) if f.is_dir()), None)
+    if folder is None:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
+            raise ConfigError(f"path: {path!r} is no run, no folder, and no hub id (owner/name)")
+        return path, {}
+    if not (folder / "experiment.json").is_file():
+        return str(folder), {}
+    if not (folder / "model").is_dir():
+        raise ConfigError(f"run {path!r} has no trained model yet; finish it first")
+    settings = json.loads((folder / "experiment.json").read_text())["experiment"]
+    return str(folder / "model"), settings
+
+
+def merge_checkpoint(path: str, out: Path, runtime: Runtime) -> None:
+    """Write a run's adapter, merged into its base, as a model that transformers alone loads.
+
+    Raises ConfigError for a checkpoint without an adapter, and for a folder that is there already.
+    """
+    where, _ = find_checkpoint(path, runtime)
+    if not is_adapter(where):
+        raise ConfigError(f"path: {path!r} holds no adapter; it is a whole model as it is")
+    if out.exists():
+        raise ConfigError(f"out: {str(out)!r} is there already; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_model(load_model(where), load_tokenizer(where), out)
 
 
 def scores_of(results: Results) -> dict[str, dict[str, Any]]:

@@ -192,7 +192,9 @@ class Chunk:
 
     def signals(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The named signals: `[N]` or `[N, K]`, float32 (ids int64)."""
-        return {name: _FORMULAS[name](self) for name in names}
+        # Autocast, where it is on, would take the sums over the vocabulary in half precision.
+        with torch.autocast(self.token_N1.device.type, enabled=False):
+            return {name: _FORMULAS[name](self) for name in names}
 
     def jsd_N(self) -> Tensor:
         mixture_NV = torch.logaddexp(self.student_logprob_NV, self.teacher_logprob_NV)

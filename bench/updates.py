@@ -91,7 +91,7 @@ def _trained(seed: int, bank: Bank, runtime: Runtime) -> Update:
 
 def _open_trainer(plan: Plan, runtime: Runtime) -> Trainer:
     plan.folder.create(plan.experiment.model_dump(mode="json"), plan.points_to)
-    return Trainer(plan, load_pair(plan.pair), runtime)
+    return Trainer(plan, load_pair(plan.pair, one_model=plan.is_one_model), runtime)
 
 
 # --- one step on the bank ------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def _one_step(seed: int, bank: Bank, runtime: Runtime) -> Update:
 
     def student(progress: Progress, stop: StopRequest) -> Any:
         progress.start(f"one step, seed {seed}", 1)
-        trainer = Trainer(plan, load_pair(plan.pair), inside)
+        trainer = Trainer(plan, load_pair(plan.pair, one_model=plan.is_one_model), inside)
         rollout = whole(bank, trainer.accelerator.device)
         count_P = drawn_counts(seed, len(bank.prompts))
         count_B = np.repeat(count_P, bank.diagnosis.samples_per_prompt)

@@ -236,15 +236,26 @@ def request_seed(seed: int, step: int, key: str) -> int:
 
 
 def shared_weights(model: PreTrainedModel, vocabulary: Vocabulary) -> Iterator[tuple[str, Tensor]]:
-    """(name in the checkpoint, whole weight), embedding and head cut to the shared vocabulary.
+    """(name in the checkpoint, whole weight), embedding and head cut to the shared vocabulary, and
+    adapters added to the weights that they adapt.
 
     Every process has to run through all of them: a sharded weight is gathered from all.
     """
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     cut = {id(module.weight) for module in ends}  # type: ignore[union-attr]
+    adapted: dict[int, Any] = {
+        id(module.base_layer.weight): module  # type: ignore[union-attr]
+        for module in model.modules()
+        if hasattr(module, "get_delta_weight")
+    }
     for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
         weight = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         weight = weight.detach()
+        if (module := adapted.get(id(parameter))) is not None:
+            weight = weight + module.get_delta_weight("default").detach()
+        name = name.replace(".base_layer.", ".")
         yield name, weight[: vocabulary.size] if id(parameter) in cut else weight
 
 

@@ -322,8 +322,8 @@ def test_missing_data_fails(pair, monkeypatch, tmp_path):
 
 
 def in_training_mode(models):
-    def load(pair, tokenizers):
-        loaded = models(pair, tokenizers)
+    def load(pair, tokenizers, **settings):
+        loaded = models(pair, tokenizers, **settings)
         loaded.teacher.config.attention_dropout = 0.5
         for layer in loaded.teacher.model.layers:
             layer.self_attn.attention_dropout = 0.5
@@ -343,8 +343,8 @@ def test_a_teacher_that_answers_itself_otherwise_fails(monkeypatch):
 def test_a_teacher_that_is_not_finite_fails(monkeypatch):
     load = doctor_module.load_pair
 
-    def broken(pair, tokenizers):
-        loaded = load(pair, tokenizers)
+    def broken(pair, tokenizers, **settings):
+        loaded = load(pair, tokenizers, **settings)
         with torch.no_grad():
             loaded.teacher.model.norm.weight[0] = torch.nan
         return loaded
@@ -422,3 +422,9 @@ def test_local_prompts_train_a_pair_of_the_real_vocabulary(tmp_path):
     assert report["kept"] == 8 and report["tokens"]["longest"] < 60
     samples = json.loads((tmp_path / "runs" / record.run_id / "evaluations.json").read_text())
     assert len(samples["teacher"]["gsm8k"]["sample_IK"][0]) == 2
+
+
+def test_extras_that_are_not_installed_are_said(monkeypatch):
+    monkeypatch.setattr("bench.adapters.find_spec", lambda name: None)
+    found = diagnosis(pair_folder(), lora=4)["packages"]
+    assert found.state == "fail" and 'pip install "opd-bench[lora]"' in found.said

@@ -39,7 +39,7 @@ def trainer(tmp_path, runtime=None, **values) -> Trainer:
 
 
 def weights(found: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in found.student.named_parameters()}
+    return {name: p.detach().clone() for name, p in found.pair.student.named_parameters()}
 
 
 def run_steps(found: Trainer) -> list[dict]:

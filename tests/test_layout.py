@@ -9,12 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "arithmetic artefact_sheet bootstrap compare compatibility contamination keep keys "
+    "arithmetic artefact_sheet batches bootstrap compare compatibility contamination keep keys "
     "objectives population progress stats token_classes",
     "association budget config regression signals",
-    "answers chat combine gradients grammar matched memory overlap pairs processes records rule "
-    "storage workers",
-    "checkpoints contrasts expression leaderboard mathsets models tasklist",
+    "adapters answers chat combine gradients grammar matched memory overlap pairs placement "
+    "processes records rule storage workers",
+    "checkpoints contrasts expression leaderboard mathsets models tasklist trackers",
     "diagnostic_sheet figures prompts registry sheets",
     "catalogue contract diagnostic_figures overlap_figures panel rollout",
     "passes plan responses screen token_bank",
@@ -82,12 +82,14 @@ def test_imports_point_one_way(module):
                 "passes",
                 "doctor",
                 "preflight",
+                "placement",
                 "vllm_rollout",
                 *BUILDER,
             },
         ),
-        ("accelerate", {"engine", "checkpoints", "bank", "processes"}),
+        ("accelerate", {"engine", "checkpoints", "bank", "processes", "trackers"}),
         ("lm_eval", {"evaluate"}),
+        ("peft", {"adapters"}),
         ("datasets", {"prompts"}),
         ("optuna", {"sweep", "storage", "tuning"}),
         ("vllm", {"vllm_rollout"}),

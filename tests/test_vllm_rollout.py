@@ -10,7 +10,8 @@ import vllm_stand_in
 from small_pair import loaded_pair, prompts, rollout
 
 from bench import vllm_rollout
-from bench.config import BenchError, ConfigError
+from bench.adapters import add_adapter
+from bench.config import BenchError, ConfigError, Experiment
 from bench.keys import keyed_uniform
 from bench.models import EXCLUDED_LOGIT, Vocabulary
 from bench.passes import PassSettings
@@ -218,6 +219,27 @@ def test_weights_have_their_checkpoint_names_and_the_ends_are_cut(pair):
     untied = loaded_pair(tied=False)
     sent = dict(shared_weights(untied.student, untied.vocabulary))
     assert sent["lm_head.weight"].shape == sent["model.embed_tokens.weight"].shape == (657, 16)
+
+
+def test_adapters_are_sent_inside_the_weights_that_they_adapt(pair):
+    plain = dict(shared_weights(pair.student, pair.vocabulary))
+    adapted = loaded_pair().student
+    add_adapter(adapted, Experiment(lora=4))
+    for name, parameter in adapted.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    sent = dict(shared_weights(adapted, pair.vocabulary))
+    assert sent.keys() == plain.keys()
+    changed = {name for name in sent if not torch.equal(sent[name], plain[name])}
+    assert changed == {name for name in plain if name.endswith("proj.weight")}
+    merged = deepcopy(pair.student)
+    for name, parameter in merged.named_parameters():
+        parameter.data[: len(sent[name])] = sent[name]  # the rows beyond the vocabulary stay
+    ids_BL = torch.arange(20).view(2, 10)
+    rows = pair.vocabulary.size
+    torch.testing.assert_close(
+        merged(ids_BL).logits[..., :rows], adapted(ids_BL).logits[..., :rows], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_sharded_weights_are_sent_whole(pair):
