@@ -5,7 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from bench.config import Experiment
-from bench.leaderboard import regime_changes, regime_name
+from bench.rows import regime_changes, regime_name
 
 Record = Mapping[str, Any]
 NONE, RECORD = "—", "diagnostic.json"

@@ -19,8 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bench.leaderboard import Comparison, Dial, Line, Table, dials, k_groups, regime_name
+from bench.across import Dial, dials, k_groups
+from bench.leaderboard import Comparison, Line, Table
 from bench.records import digest8
+from bench.rows import regime_name
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",

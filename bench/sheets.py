@@ -9,21 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard import (
+from bench.across import (
     BOOTSTRAP_DRAWS,
     BOOTSTRAP_SEED,
-    Comparison,
     Dial,
-    Line,
     Ranks,
-    Table,
-    Tuned,
     dials,
-    is_main,
     k_groups,
     overall,
-    regime_name,
+    without_k,
 )
+from bench.leaderboard import Comparison, Line, Table, is_main
+from bench.rows import Tuned
 from bench.stats import MIN_EFFECT
 
 HEADLINE_KEEP = 0.05
@@ -233,9 +230,8 @@ def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
             ("mean 1 − C", NONE, *(f"{s[1]:.4f}" if s else NONE for s in spread)),
         ]
     first = next(iter(by_k.values()))
-    regime = regime_name({n: v for n, v in first.changes.items() if n != "k"})
     return Sheet(
-        f"K-sensitivity: {first.pair}, {first.task}, regime {regime}",
+        f"K-sensitivity: {first.pair}, {first.task}, regime {without_k(first).regime}",
         ("selector", "keep", *(f"K = {k}" for k in by_k)),
         tuple(rows),
         (

@@ -13,17 +13,10 @@ from planted_rows import planted, row, text
 from test_cli import call
 
 from bench import figures, sheets
+from bench.across import dials, overall
 from bench.config import ConfigError, Experiment
-from bench.leaderboard import (
-    DEFAULTS,
-    dials,
-    make_tables,
-    overall,
-    read_rows,
-    read_tuned,
-    regime_changes,
-    regime_name,
-)
+from bench.leaderboard import make_tables
+from bench.rows import DEFAULTS, read_rows, read_tuned, regime_changes, regime_name
 from bench.stats import crossed_difference
 
 PUBLISHED = (Path(sheets.__file__).parent / "published.toml").read_text()
