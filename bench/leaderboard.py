@@ -128,6 +128,16 @@ class Table:
         return f"{regime_name(self.changes)}, {'+'.join(self.tuning.ranges)} tuned"
 
     @property
+    def setting(self) -> str:
+        """All but the pair, in words."""
+        return f"{self.task}, regime {self.regime}, {self.items:,} items"
+
+    @property
+    def where(self) -> str:
+        """What the table is of, in words."""
+        return f"{self.pair}, {self.setting}"
+
+    @property
     def facts(self) -> dict[str, float]:
         """What the pair says of itself as one of a family."""
         return self.arms()[0].runs[0].pair_facts

@@ -9,16 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "arithmetic artefact_sheet bootstrap compare compatibility contamination keep keys "
+    "arithmetic bootstrap compare compatibility contamination figure_style keep keys markdown "
     "objectives population progress stats token_classes",
-    "association budget config regression signals",
+    "artefact_sheet association budget config diagnostic_figures regression signals",
     "answers chat combine gradients grammar matched memory overlap pairs processes records rule "
     "storage workers",
-    "checkpoints contrasts expression mathsets models rows tasklist",
+    "checkpoints contrasts expression mathsets models overlap_figures rows tasklist",
     "diagnostic_sheet leaderboard prompts registry",
-    "across catalogue contract panel rollout",
+    "across catalogue contract cost_figures panel rollout",
     "figures passes plan responses screen sheets token_bank",
-    "artefacts diagnostic_figures evaluate extras overlap_figures preflight shadow sweepfile",
+    "artefacts evaluate extras preflight shadow sweepfile",
     "engine",
     "bank doctor run",
     "launch updates",
