@@ -19,11 +19,12 @@ from bench.across import (
     overall,
     without_k,
 )
+from bench.keep import HEADLINE_KEEP
 from bench.leaderboard import Comparison, Line, Table, is_main
+from bench.markdown import bar
 from bench.rows import Tuned
 from bench.stats import MIN_EFFECT
 
-HEADLINE_KEEP = 0.05
 HEADLINE = (
     "random", "entropy", "forward_kl", "tip", "teachability", "teachability_released",
     "incompatible",
@@ -403,14 +404,10 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
 
 def _markdown(sheet: Sheet) -> str:
     lines = [f"## {sheet.title}", ""] if sheet.title else []
-    lines += [_bar(sheet.header), "|" + "---|" * len(sheet.header)]
+    lines += [bar(sheet.header), "|" + "---|" * len(sheet.header)]
     for row in sheet.rows:
-        lines.append(_bar([re.sub(r"(?<=[\d)] )(better|worse)$", r"**\1**", cell) for cell in row]))
+        lines.append(bar([re.sub(r"(?<=[\d)] )(better|worse)$", r"**\1**", cell) for cell in row]))
     return "\n".join([*lines, "", " ".join(sheet.notes), ""])
-
-
-def _bar(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 LATEX = {
