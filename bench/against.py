@@ -15,7 +15,8 @@ from scipy.stats import rankdata
 from bench.bootstrap import significant
 from bench.config import Experiment
 from bench.diagnostic import MAIN, RANDOM, Analysis
-from bench.leaderboard import Line, Row, make_tables, regime_changes, regime_name
+from bench.leaderboard import Line, make_tables
+from bench.rows import Row, regime_changes, regime_name
 
 FEWEST_RULES = 5
 """Below this a rank correlation says nothing."""

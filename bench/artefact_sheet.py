@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from bench.markdown import bar
+
 Rows = Sequence[Mapping[str, Any]]
 
 HEAD = """
@@ -287,11 +289,8 @@ TABLES = (
 
 def _table(title: str, rows: Rows, columns: Mapping[str, Any]) -> str:
     lines = [
-        "| " + " | ".join(heading for heading, _ in columns.values()) + " |",
+        bar(heading for heading, _ in columns.values()),
         "|" + "|".join("---" if write is _name else "---:" for _, write in columns.values()) + "|",
-        *(
-            "| " + " | ".join(write(row[field]) for field, (_, write) in columns.items()) + " |"
-            for row in rows
-        ),
+        *(bar(write(row[field]) for field, (_, write) in columns.items()) for row in rows),
     ]
     return f"### {title}\n\n" + "\n".join(lines) + "\n\n"

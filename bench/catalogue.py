@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from bench import objectives
 from bench.combine import COMBINATIONS
+from bench.markdown import table
 from bench.registry import get_selector, selector_names
 from bench.rule import COST_CLASSES, Selector
 
@@ -97,7 +98,7 @@ def markdown() -> str:
 
 
 def _rules(found: Sequence[Selector]) -> str:
-    return _table(
+    return table(
         ("name", "kind", "formula", "parameters", "needs", "cost", "source"),
         (
             (f"`{s.name}`", _kind(s), s.formula, _parameters(s), _needs(s), s.cost, s.source)
@@ -132,7 +133,7 @@ def _deviations(found: Iterable[Selector]) -> str:
 
 
 def _words() -> str:
-    return _table(
+    return table(
         ("word", "parameters", "value"),
         (
             (
@@ -151,17 +152,11 @@ def _objectives() -> str:
         doc = " ".join((getattr(objectives, name).__doc__ or "").split("\n\n")[0].split())
         parameters = ", ".join(f"`{key}={value:g}`" for key, value in defaults.items())
         rows.append((f"`{name}`", parameters, doc.partition(" Source:")[0]))
-    return _table(("name", "parameters", "loss of a token"), rows)
+    return table(("name", "parameters", "loss of a token"), rows)
 
 
 def _not_built() -> str:
-    return _table(
+    return table(
         ("what", "source", "why"),
         ((name, source, reason) for name, (source, reason) in NOT_BUILT.items()),
     )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-                     for line in lines)  # fmt: skip

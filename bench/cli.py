@@ -478,16 +478,16 @@ def leaderboard(
     as_json: AsJson = False,
 ) -> None:
     """Make the tables and figures of results/ from rows.jsonl files, merged by run id."""
-    from bench import figures, leaderboard, sheets
+    from bench import figures, sheets
+    from bench.leaderboard import make_tables
+    from bench.rows import read_rows, read_tuned
 
     paths = rows or (Path("results/rows.jsonl"), *sorted(Path("results/tuning").glob("*.json")))
     texts = {str(path): read_text(path) for path in paths}
-    tunings = [leaderboard.read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
+    tunings = [read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
     published = (Path(__file__).parent / "published.toml").read_text(encoding="utf-8")
-    found = leaderboard.read_rows(
-        {name: text for name, text in texts.items() if not name.endswith(".json")}
-    )
-    tables = leaderboard.make_tables(found, tunings)
+    found = read_rows({name: text for name, text in texts.items() if not name.endswith(".json")})
+    tables = make_tables(found, tunings)
     made = sheets.documents(tables, published) | figures.draw_all(tables)
     leftover = leftovers(out, made)
     stale = [name for name in made if is_stale(out / name, made[name])] if check else []

@@ -11,11 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, SymLogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from bench.figures import (
+from bench.figure_style import (
     BLACK,
     BLUE,
+    DASHED,
     GREEN,
     GREY,
     ORANGE,
@@ -26,8 +27,12 @@ from bench.figures import (
     WIDE,
     WIDTH,
     frame,
+    hide_left_axis,
+    log_keeps,
+    log_ks,
     render,
 )
+from bench.keep import headline_keep, keep_percent
 
 Record = Mapping[str, Any]
 REFERENCE, RANDOM, ORACLES = "forward_kl", "random", ("oracle", "oracle_other_seeds")
@@ -88,7 +93,7 @@ def _figures(record: Record) -> Iterator[tuple[str, Figure]]:
     }.items():
         figure = draw(record)
         if figure is not None:
-            yield name, figure
+            yield f"figures/{name}", figure
 
 
 def _close(figure: Figure, record: Record, claim: str, note: str) -> Figure:
@@ -126,8 +131,7 @@ def _forest(
     for text, score in zip(axes.get_yticklabels(), rows, strict=True):
         text.set_color(colours.get(score) or _colour(score))
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
+    hide_left_axis(axes)
 
 
 def _defined(found: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
@@ -142,7 +146,7 @@ def spearman(record: Record) -> Figure | None:
     axes = figure.subplots()
     axes.axvline(0, color=BLACK, lw=0.8)
     if REFERENCE in found:
-        axes.axvline(found[REFERENCE]["value"], color=VERMILION, lw=0.8, ls=(0, (4, 2)))
+        axes.axvline(found[REFERENCE]["value"], color=VERMILION, lw=0.8, ls=DASHED)
     _forest(axes, found, "value", {RANDOM: ORANGE})
     axes.set_xlabel("Spearman correlation with the KL that the update removes")
     note = (
@@ -176,10 +180,7 @@ def top_curves(record: Record) -> Figure | None:
         axes.plot(x, value, color=colour, marker="o", ls=style)
         ends.append((value[-1], label, colour))
     axes.axhline(0, color=BLACK, lw=0.8)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(keeps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:g}"))
+    log_keeps(axes, keeps)
     axes.set_xlabel("contexts kept (%)")
     axes.set_ylabel("KL removed per kept context (nats)")
     _name_ends(axes, ends)
@@ -201,7 +202,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def top_rules(record: Record) -> Figure | None:
-    keep = "0.05" if "0.05" in record["matched_top"] else next(iter(record["matched_top"]))
+    keep = headline_keep(record["matched_top"])
     found = _defined(record["matched_top"][keep], "gain")
     oracle = found.pop("oracle", None)
     if not found:
@@ -209,10 +210,10 @@ def top_rules(record: Record) -> Figure | None:
     figure = Figure((WIDTH + 0.9, 0.9 + 0.14 * len(found)), layout="constrained")
     axes = figure.subplots()
     if RANDOM in found:
-        axes.axvline(found[RANDOM]["gain"], color=ORANGE, lw=0.8, ls=(0, (4, 2)))
+        axes.axvline(found[RANDOM]["gain"], color=ORANGE, lw=0.8, ls=DASHED)
     _forest(axes, found, "gain", {RANDOM: ORANGE})
     axes.set_xlabel("KL removed per kept context (nats)")
-    share = f"{100 * float(keep):g} %"
+    share = keep_percent(keep)
     top = f" The oracle that ranks by G itself reaches {oracle['gain']:.3g}." if oracle else ""
     note = f"{INTERVALS} Every rule keeps {share} of the contexts. Dashed: random.{top}"
     claim = f"Which rule's top {share} of contexts lose the most KL?"
@@ -237,7 +238,7 @@ def deciles(record: Record) -> Figure | None:
             if tenth["ci95"] is not None:
                 axes.vlines(at, *tenth["ci95"], color=colour, lw=1)
         axes.axhline(0, color=BLACK, lw=0.6)
-        axes.axhline(record["gain"]["mean"]["value"], color=ORANGE, lw=0.8, ls=(0, (4, 2)))
+        axes.axhline(record["gain"]["mean"]["value"], color=ORANGE, lw=0.8, ls=DASHED)
         axes.plot(x, y, color=colour, marker="o")
         axes.set_title(title, loc="left", color=colour)
         axes.xaxis.set_major_locator(FixedLocator([1, 4, 7, 10]))
@@ -379,10 +380,7 @@ def _at_each_k(
 
 
 def _k_axis(axes: Axes, ks: Sequence[int]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(ks)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
+    log_ks(axes, ks)
     axes.set_xlabel("K of the student's top-K set")
 
 
@@ -465,7 +463,7 @@ def against(record: Record) -> Figure | None:
                       alpha=1 if is_named else 0.5, zorder=3 if is_named else 2)  # fmt: skip
             named += [(gain, accuracy, name, colour)] if is_named else []
         _name_points(axes, named)
-        title = f"{task}, keep {100 * float(keep):g} %: ρ = {found['rank_correlation']:.2f}"
+        title = f"{task}, keep {keep_percent(keep)}: ρ = {found['rank_correlation']:.2f}"
         if found["ci95_rules"] is not None:
             low, high = found["ci95_rules"]
             title += f" [{low:.2f}, {high:.2f}]"
@@ -513,15 +511,13 @@ def gradients(record: Record) -> Figure | None:
     if "gradients" not in record:
         return None
     objectives = list(record["gradients"])
-    keep = "0.05" if "0.05" in record["gradients"][objectives[0]] else next(
-        iter(record["gradients"][objectives[0]])
-    )  # fmt: skip
+    keep = headline_keep(record["gradients"][objectives[0]])
     scores = record["gradients"][objectives[0]][keep]
     rows = sorted(scores, key=lambda name: scores[name]["share"] or 0.0)
     figure = Figure((WIDE, 1.0 + 0.14 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(objectives), sharey=True)
     for axes, objective in zip(np.atleast_1d(panels), objectives, strict=True):
-        axes.axvline(100 * float(keep), color=ORANGE, lw=0.8, ls=(0, (4, 2)))
+        axes.axvline(100 * float(keep), color=ORANGE, lw=0.8, ls=DASHED)
         for y, name in enumerate(rows):
             found = record["gradients"][objective][keep][name]
             colour = ORANGE if name == RANDOM else _colour(name)
@@ -532,11 +528,10 @@ def gradients(record: Record) -> Figure | None:
             axes.plot(100 * found["share"], y, marker="o", color=colour, ls="none")
         axes.set_title(objective, loc="left")
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
+        hide_left_axis(axes)
     first = np.atleast_1d(panels)[0]
     first.set_yticks(range(len(rows)), rows)
-    share = f"{100 * float(keep):g} %"
+    share = keep_percent(keep)
     for axes in np.atleast_1d(panels):
         axes.set_xlabel("share of the gradient norm (%)")
     note = (

@@ -1,11 +1,13 @@
 """A diagnostic's record -> its page in Markdown. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from textwrap import fill
 from typing import Any
 
 from bench.config import Experiment
-from bench.leaderboard import regime_changes, regime_name
+from bench.keep import headline_keep, keep_percent
+from bench.markdown import table
+from bench.rows import regime_changes, regime_name
 
 Record = Mapping[str, Any]
 NONE, RECORD = "—", "diagnostic.json"
@@ -68,12 +70,6 @@ def estimate(found: Mapping[str, Any] | None, name: str = "value", digits: int =
 def best_first(found: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     """Scores by their value, the highest first; those without one last."""
     return sorted(found, key=lambda s: (found[s][name] is None, -(found[s][name] or 0.0)))
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-                     for line in lines) + "\n"  # fmt: skip
 
 
 def _figure(name: str) -> str:
@@ -158,10 +154,9 @@ def _scores(record: Record) -> str:
 
 def _top(record: Record) -> str:
     keeps = list(record["matched_top"])
-    middle = "0.05" if "0.05" in keeps else keeps[0]
-    first = record["matched_top"][middle]
+    first = record["matched_top"][headline_keep(keeps)]
     order = best_first(first, "gain")
-    header = ["score", *(f"{100 * float(keep):g} %" for keep in keeps)]
+    header = ["score", *(keep_percent(keep) for keep in keeps)]
     rows = [
         [score, *(estimate(record["matched_top"][keep][score], "gain") for keep in keeps)]
         for score in order
@@ -173,8 +168,7 @@ def _top(record: Record) -> str:
 
 
 def _differences(record: Record) -> str:
-    keeps = list(record["matched_top"])
-    keep = "0.05" if "0.05" in keeps else keeps[0]
+    keep = headline_keep(record["matched_top"])
     first = record["matched_top"][keep]
     rows = []
     for score in best_first(first, "gain"):
@@ -185,7 +179,7 @@ def _differences(record: Record) -> str:
         rows.append([score, *cells])
     header = ("score", "minus random", "minus forward_kl")
     return (
-        f"Paired differences at {100 * float(keep):g} %, each with its own interval (not adjusted "
+        f"Paired differences at {keep_percent(keep)}, each with its own interval (not adjusted "
         "for their number):\n\n" + table(header, rows)
     )
 
@@ -287,7 +281,7 @@ def _against(record: Record) -> str:
                 NONE if one[name] is None else " to ".join(number(end, 2) for end in one[name])
                 for name in ("ci95", "ci95_rules")
             ]
-            rows.append((task, f"{100 * float(keep):g} %", str(len(one["rules"])),
+            rows.append((task, keep_percent(keep), str(len(one["rules"])),
                          number(one["rank_correlation"], 2), *interval))  # fmt: skip
     header = ("task", "keep", "rules", "rank correlation", "95 %, these rules", "95 %, rules drawn")
     body = table(header, rows) if rows else "No rows of this pair and regime.\n"
@@ -312,7 +306,7 @@ def _rules(found: Mapping[str, Any]) -> str:
     header: list[str] = ["rule"]
     lines: dict[str, list[str]] = {}
     for place, (task, keep, rules) in enumerate(shown):
-        share = f"{100 * float(keep):g} %"
+        share = keep_percent(keep)
         header += [f"G, {task} at {share} (nats)", "accuracy % (seeds)"]
         for rule, values in rules.items():
             cells = lines.setdefault(rule, [NONE] * (2 * len(shown)))
@@ -327,15 +321,14 @@ def _gradients(record: Record) -> str:
         return ""
     found = record["gradients"]
     objectives = list(found)
-    keeps = list(found[objectives[0]])
-    keep = "0.05" if "0.05" in keeps else keeps[0]
+    keep = headline_keep(found[objectives[0]])
     scores = found[objectives[0]][keep]
     rows = [
         [score, *(estimate(found[objective][keep][score], "share") for objective in objectives)]
         for score in best_first(scores, "share")
     ]
     return (
-        f"## Share of the gradient norm in the top {100 * float(keep):g} %\n\n"
+        f"## Share of the gradient norm in the top {keep_percent(keep)}\n\n"
         "Norm of each objective's gradient with respect to the student's logits, before the "
         "update.\n\n" + table(["score", *objectives], rows)
     )

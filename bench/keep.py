@@ -6,6 +6,7 @@ A schedule is a text: `linear(0.5, 0.05)`, `cosine(0.5, 0.05)` (from the first s
 
 import math
 import re
+from collections.abc import Iterable
 
 Keep = float | str
 
@@ -14,6 +15,8 @@ _NUMBER = r"\s*([0-9.eE+-]+)\s*"
 _SCHEDULE = re.compile(
     rf"\s*(linear|cosine|step|constant)\s*\({_NUMBER}(?:,{_NUMBER})?(?:,\s*(?:at\s*=)?{_NUMBER})?\)\s*"
 )
+HEADLINE_KEEP = 0.05
+"""The budget of a table or figure that shows one."""
 DIGITS = 12
 """Fractions of a schedule are rounded to this many digits: the budget reads their text."""
 
@@ -80,6 +83,17 @@ def mean_keep(keep: Keep, steps: int) -> float:
     if not isinstance(keep, str):
         return keep
     return round(sum(keep_at(keep, step, steps) for step in range(steps)) / steps, DIGITS)
+
+
+def keep_percent(keep: float | str) -> str:
+    """A fraction, or its text, as figures and pages show it: `5 %`."""
+    return f"{100 * float(keep):g} %"
+
+
+def headline_keep(keeps: Iterable[str]) -> str:
+    """The one that is shown of several budgets, by name: HEADLINE_KEEP, or else the first."""
+    names, wanted = list(keeps), keep_name(HEADLINE_KEEP)
+    return wanted if wanted in names else names[0]
 
 
 def keep_name(keep: Keep) -> str:

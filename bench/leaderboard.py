@@ -1,7 +1,6 @@
 """Rows of finished runs -> tables, as data; bench.sheets writes them. Pure: no input or output.
 
-A table holds one pair, one task and one regime: every field of Experiment but pair, selector,
-selector_params, keep and seed is equal in all its rows.
+A table holds one pair, one task and one regime (`bench.rows`).
 """
 
 import json
@@ -13,12 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
-from scipy.stats import rankdata
 
-from bench.config import PRESETS, ConfigError, Experiment, one_line
-from bench.keep import mean_keep
-from bench.records import SCHEMA_VERSION, RunRecord, canonical_json
+from bench.config import PRESETS, ConfigError
+from bench.records import canonical_json
+from bench.rows import BASELINES, DEFAULTS, MEASURES, Row, Tuned, plain, regime_changes, regime_name
 from bench.stats import (
     Difference,
     Verdict,
@@ -28,40 +25,6 @@ from bench.stats import (
     probability_of_improvement,
     verdicts,
 )
-
-VARIES = ("pair", "selector", "selector_params", "keep", "seed")
-"""Fields of Experiment that may differ inside a table (pair: inside the overall one)."""
-DEFAULTS = {n: value for n, value in Experiment().all_values().items() if n not in VARIES}
-"""Also of fields that a dump leaves out: a row may state one at its default."""
-MEASURES = ("eval_tasks", "eval_every", "curve_tasks", "curve_items")
-"""Fields that say what else is measured and leave the training as it is: no part of a regime."""
-BASELINES = ("untrained", "teacher")
-BOOTSTRAP_SEED, BOOTSTRAP_DRAWS = 0, 10_000
-
-
-class Row(RunRecord):
-    """One line of rows.jsonl."""
-
-    items: dict[str, dict[str, tuple[float, ...]]]
-    """untrained | trained | teacher -> task -> per-item scores."""
-
-    @property
-    def seed(self) -> int:
-        return self.experiment["seed"]
-
-    @property
-    def keep(self) -> float:
-        """The budget as a number; of a schedule, its mean over the steps."""
-        return mean_keep(self.experiment["keep"], self.experiment["steps"])
-
-    @property
-    def has_no_keep(self) -> bool:
-        """Weights, and rules that set a budget of their own: no `random` has the same keep."""
-        if self.experiment["selector"] == "full":
-            return False
-        return self.effective_sample_size is not None or (
-            self.experiment["keep"] == 1.0 and self.realised_keep < 1.0
-        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +118,7 @@ class Table:
     lines: tuple[Line, ...]
     has_no_keep: bool
     warnings: tuple[str, ...] = ()
-    tuning: "Tuned | None" = None
+    tuning: Tuned | None = None
     """Where every rule has its own best values of some fields: the budget that found them."""
 
     @property
@@ -163,6 +126,16 @@ class Table:
         if self.tuning is None:
             return regime_name(self.changes)
         return f"{regime_name(self.changes)}, {'+'.join(self.tuning.ranges)} tuned"
+
+    @property
+    def setting(self) -> str:
+        """All but the pair, in words."""
+        return f"{self.task}, regime {self.regime}, {self.items:,} items"
+
+    @property
+    def where(self) -> str:
+        """What the table is of, in words."""
+        return f"{self.pair}, {self.setting}"
 
     @property
     def facts(self) -> dict[str, float]:
@@ -185,111 +158,6 @@ class Table:
         """The family of Holm's adjustment: every comparison that has an interval."""
         return [c for line in self.lines for c in (line.vs_full, line.vs_random)
                 if c is not None and c.crossed is not None]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Average ranks over pairs of the rules that every pair has at one keep (and of `full`)."""
-
-    task: str
-    regime: str
-    keep: float
-    pairs: tuple[str, ...]
-    lines: tuple[tuple[str, float, tuple[float, float], tuple[float, ...]], ...]
-    """label, average rank (1 is best), 95 % interval over seeds, rank in each pair."""
-
-
-class TunedCell(BaseModel):
-    """One rule at one setting, whose values were chosen by the tuning."""
-
-    experiment: dict[str, Any]
-    best: dict[str, Any]
-    value: float
-    trials: list[dict[str, Any]]
-
-
-class Tuned(BaseModel):
-    """A tuning.json: what every cell was given, and what it found."""
-
-    sweep: str
-    sampler: str
-    trials: int
-    task: str
-    seed: int
-    ranges: dict[str, Any]
-    cells: dict[str, TunedCell]
-
-
-def read_tuned(name: str, text: str) -> Tuned:
-    """A tuning.json. Raises ConfigError naming the file for anything else."""
-    try:
-        return Tuned.model_validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(f"{name}: not the result of a tuning: {one_line(error)}"[:400]) from None
-
-
-def read_rows(texts: Mapping[str, str]) -> list[Row]:
-    """Rows of the texts of one or more rows.jsonl files, by file name, each run once, by run id.
-
-    Raises ConfigError naming file and line for a line that is no row of this schema, and naming
-    both lines for two rows of one run that disagree, or two runs of one experiment.
-    """
-    found: dict[str, tuple[str, Row]] = {}
-    for name, text in texts.items():
-        lines = text.split("\n")
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place, row = f"{name}:{number}", _row(line, f"{name}:{number}", number == len(lines))
-            if row.run_id in found:
-                row = _same_run(found[row.run_id], (place, row))
-            found[row.run_id] = (place, row)
-    by_experiment: dict[str, tuple[str, Row]] = {}
-    for place, row in sorted(found.values(), key=lambda item: item[1].run_id):
-        other_place, other = by_experiment.setdefault(canonical_json(row.experiment), (place, row))
-        if other is not row:
-            raise ConfigError(
-                f"{place}: run {row.run_id!r} has the same experiment as {other.run_id!r} in "
-                f"{other_place}: a rule, a model or a tokenizer was edited between the two; "
-                "keep the rows of one of them"
-            )
-    return [row for _, row in by_experiment.values()]
-
-
-def _row(line: str, place: str, is_cut: bool) -> Row:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        why = "the last line, half written?" if is_cut else error.msg
-        raise ConfigError(f"{place}: not a whole line of JSON ({why}); delete it") from None
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ConfigError(f"{place}: schema_version {version!r} is not {SCHEMA_VERSION}")
-    try:
-        row = Row.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{place}: {one_line(error)}"[:400]) from None
-    row = row.model_copy(update={"experiment": {**DEFAULTS, **row.experiment}})
-    for who in (*BASELINES, "trained"):
-        for task, score in row.scores.get("trained", {}).items():
-            n = len(row.items.get(who, {}).get(task, ()))
-            if n == 0 or n != score["n"]:
-                raise ConfigError(
-                    f"{place}: run {row.run_id!r} has {n} scores of {task} ({who}), not "
-                    f"{score['n']}"
-                )
-    return row
-
-
-def _same_run(one: tuple[str, Row], other: tuple[str, Row]) -> Row:
-    for name in ("experiment", "scores", "items"):
-        if getattr(one[1], name) != getattr(other[1], name):
-            raise ConfigError(
-                f"run {one[1].run_id!r} is in {one[0]} and {other[0]} with different {name}; "
-                "keep one of the two"
-            )
-    # They may differ in cost and provenance; the choice must not depend on the order of files.
-    return min(one[1], other[1], key=lambda row: canonical_json(row.model_dump(mode="json")))
 
 
 def make_tables(rows: Iterable[Row], tunings: Iterable[Tuned] = ()) -> list[Table]:
@@ -351,45 +219,6 @@ def _training(experiment: Mapping[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in values.items() if n not in (*MEASURES, "seed")}
 
 
-def regime_changes(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are not at Experiment's defaults; a field that a row lacks is at its default.
-
-    JSON values, in the order of Experiment's fields. A schedule of the budget is part of a regime:
-    its rules are compared with `random` under the same schedule.
-    """
-    names = [*DEFAULTS, *sorted(set(experiment) - set(DEFAULTS) - set(VARIES))]
-    schedule = {"keep": experiment["keep"]} if isinstance(experiment.get("keep"), str) else {}
-    return schedule | {
-        name: experiment[name]
-        for name in names
-        if name not in MEASURES
-        and name in experiment
-        and (name not in DEFAULTS or experiment[name] != DEFAULTS[name])
-    }
-
-
-def regime_name(changes: Mapping[str, Any]) -> str:
-    """`default`, or what differs from it; a preset goes by its name."""
-    parts, left = [], dict(changes)
-    for preset, values in PRESETS.items():
-        if values.items() <= left.items():
-            parts.append(preset)
-            left = {name: value for name, value in left.items() if name not in values}
-    order = [*DEFAULTS, *sorted(set(left) - set(DEFAULTS))]
-    for name in sorted(left, key=order.index):
-        value = left[name]
-        parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={_plain(value)}")
-    return ", ".join(parts) or "default"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return "+".join(map(str, value))
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{name}={item}" for name, item in sorted(value.items())) + ")"
-    return str(value)
-
-
 def is_main(table: Table) -> bool:
     """The default regime or a preset."""
     return table.tuning is None and regime_name(table.changes) in ("default", *PRESETS)
@@ -437,7 +266,7 @@ def _table(
 
 
 def _params(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={_plain(value)}" for name, value in sorted(params.items()))
+    return ", ".join(f"{name}={plain(value)}" for name, value in sorted(params.items()))
 
 
 def _arm(task: str, key: tuple[str, str, float], rows: Iterable[Row], show_params: bool) -> Line:
@@ -524,85 +353,3 @@ def _judged(lines: Sequence[Line]) -> list[Line]:
     for ((number, name), comparison), verdict in zip(open_.items(), found, strict=True):
         judged[number] = replace(judged[number], **{name: replace(comparison, verdict=verdict)})
     return judged
-
-
-def overall(tables: Iterable[Table]) -> list[Ranks]:
-    """Average ranks, for each task, regime and keep where several pairs have both references."""
-    groups: dict[tuple, dict[str, Table]] = defaultdict(dict)
-    for table in tables:
-        if not table.has_no_keep:
-            groups[table.task, table.regime][table.pair] = table
-    found = []
-    for (task, _), by_pair in groups.items():
-        arms = [{(line.label, line.keep): line for line in t.arms()} for t in by_pair.values()]
-        common = set.intersection(*(set(arm) for arm in arms))
-        regime = next(iter(by_pair.values())).regime
-        for keep in sorted({keep for label, keep in common if label != "full"}):
-            keys = sorted(key for key in common if key[1] == keep or key[0] == "full")
-            if len(by_pair) > 1 and {"full", "random"} <= {label for label, _ in keys}:
-                lines = _ranked(keys, arms)
-                found.append(Ranks(task, regime, keep, tuple(by_pair), lines))
-    return found
-
-
-def _ranked(keys: Sequence[tuple], arms: Sequence[Mapping[tuple, Line]]) -> tuple:
-    """Ranks by accuracy; the interval resamples the seeds of every rule in every pair."""
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    rank_PA, drawn_DA = [], np.zeros((BOOTSTRAP_DRAWS, len(keys)))
-    for by_key in arms:
-        rank_PA.append(rankdata([-round(by_key[key].accuracy, 12) for key in keys]))
-        accuracy_DA = np.empty_like(drawn_DA)
-        for column, key in enumerate(keys):
-            seeds_S = np.array(by_key[key].accuracy_S)
-            pick_DS = generator.integers(len(seeds_S), size=(BOOTSTRAP_DRAWS, len(seeds_S)))
-            accuracy_DA[:, column] = seeds_S[pick_DS].mean(1)
-        drawn_DA += rankdata(-accuracy_DA.round(12), axis=1) / len(arms)
-    low_A, high_A = np.quantile(drawn_DA, (0.025, 0.975), axis=0)
-    mean_A = np.mean(rank_PA, axis=0)
-    lines = [
-        (key[0], float(mean_A[a]), (float(low_A[a]), float(high_A[a])),
-         tuple(float(rank_A[a]) for rank_A in rank_PA))
-        for a, key in enumerate(keys)
-    ]  # fmt: skip
-    return tuple(sorted(lines, key=lambda line: (line[1], line[0])))
-
-
-def k_groups(tables: Iterable[Table]) -> list[dict[int, Table]]:
-    """Tables that differ in k alone, k -> table, where there are several."""
-    groups: dict[str, dict[int, Table]] = defaultdict(dict)
-    for table in tables:
-        if not table.has_no_keep and table.tuning is None:
-            rest = {name: value for name, value in table.changes.items() if name != "k"}
-            key = canonical_json([table.pair, table.task, rest])
-            groups[key][table.changes.get("k", DEFAULTS["k"])] = table
-    return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
-
-
-@dataclass(frozen=True)
-class Dial:
-    """Tables of pairs that differ in one stated number (`style_share`), in its order."""
-
-    fact: str
-    by_value: Mapping[float, Table]
-
-    def lines(self) -> dict[tuple[float, str], dict[float, Line]]:
-        """(keep, label) -> value of the dial -> line, of every rule and of the baselines."""
-        found: dict[tuple[float, str], dict[float, Line]] = defaultdict(dict)
-        for value, table in self.by_value.items():
-            for line in table.lines:
-                found[line.keep, line.label][value] = line
-        return dict(found)
-
-
-def dials(tables: Iterable[Table]) -> list[Dial]:
-    """Families of at least three pairs that state another number each, by task and regime."""
-    groups: dict[tuple[str, str, str], dict[float, Table]] = defaultdict(dict)
-    for table in tables:
-        if not table.has_no_keep and table.tuning is None and table.arms():
-            for fact, value in table.facts.items():
-                groups[fact, table.task, table.regime][value] = table
-    return [
-        Dial(fact, dict(sorted(by_value.items())))
-        for (fact, *_), by_value in groups.items()
-        if len(by_value) > 2
-    ]

@@ -1,6 +1,4 @@
-"""Overlap -> figures as SVG and PNG bytes, in the style of bench.figures. Pure."""
-
-import textwrap
+"""Overlap -> figures as SVG and PNG bytes, in the house style. Pure."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +6,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from bench.figures import BLACK, BLUE, GREY, PALE, VERMILION, WIDE, figure_bytes, house_style
+from bench.figure_style import BLACK, BLUE, DASHED, GREY, PALE, VERMILION, WIDE, render, write_note
+from bench.keep import keep_percent
 from bench.overlap import Overlap
 
 SHARED = LinearSegmentedColormap.from_list("shared", ["#FFFFFF", "#9CC3E0", BLUE, "#00263D"])
@@ -28,13 +27,8 @@ TITLES = {
 
 def draw_overlap(found: Overlap) -> dict[str, bytes]:
     """File name -> content: the overlap matrix and the profiles, each as SVG and PNG."""
-    with house_style():
-        figures = {"overlap": overlap_matrix(found), "profiles": profiles(found)}
-        return {
-            f"{name}.{kind}": figure_bytes(figure, kind)
-            for name, figure in figures.items()
-            for kind in ("svg", "png")
-        }
+    kinds = {"overlap": overlap_matrix, "profiles": profiles}
+    return render((name, draw(found)) for name, draw in kinds.items())
 
 
 def overlap_matrix(found: Overlap) -> Figure:
@@ -146,7 +140,7 @@ def profiles(found: Overlap) -> Figure:
         axes.set_title(title, loc="left", fontsize=6.5)
         axes.set_xlim(0, max(1.0, 1.12 * float(np.nanmax(100 * values))))
         axes.spines["left"].set_linewidth(0.4)
-    panels["gradient"].axvline(100 * found.keep, color=BLACK, lw=0.6, ls=(0, (4, 2)))
+    panels["gradient"].axvline(100 * found.keep, color=BLACK, lw=0.6, ls=DASHED)
     for number, (name, axes) in enumerate(panels.items()):
         axes.set_ylim(rules - 0.5, -0.5)
         axes.set_yticks(range(rules), [] if number else names)
@@ -179,12 +173,11 @@ def profiles(found: Overlap) -> Figure:
 
 def _frame(figure: Figure, found: Overlap, claim: str, note: str) -> None:
     """The claim above; below, where it was measured and what the marks are."""
-    width, height = figure.get_size_inches()
+    height = figure.get_figheight()
     figure.text(0.01, 1 - 0.08 / height, claim, fontsize=8.5, fontweight="bold", va="top")
     steps = len(found.steps)
     where = (
         f"{found.run_id}, {steps:,} step{'' if steps == 1 else 's'} ({found.steps[0]} to "
-        f"{found.steps[-1]}), {found.tokens:,} tokens, keep {100 * found.keep:g} %."
+        f"{found.steps[-1]}), {found.tokens:,} tokens, keep {keep_percent(found.keep)}."
     )
-    text = textwrap.fill(f"{where} {note}", int(24 * width))
-    figure.text(0.01, 0.04 / height, text, fontsize=5.5, color=GREY, va="bottom")
+    write_note(figure, f"{where} {note}")

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.config import Runtime, rows_file
-from bench.keep import keep_name
+from bench.keep import headline_keep, keep_name
 from bench.overlap import Overlap
 from bench.pairs import Pair
 from bench.records import RunRecord
@@ -305,7 +305,7 @@ def print_diagnostic(record: Mapping[str, Any], folder: Any) -> None:
         title=escape(f"{record['pair']}, update {record['update']}"), title_justify="left"
     )
     table.add_column("score", overflow="fold")
-    keep = "0.05" if "0.05" in record["matched_top"] else next(iter(record["matched_top"]))
+    keep = headline_keep(record["matched_top"])
     for name in ("Spearman with G", "AUROC(G > 0)", f"gain per kept token at {keep} (nats)"):
         table.add_column(name, justify="right")
     top = record["matched_top"][keep]

@@ -9,24 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard import (
+from bench.across import (
     BOOTSTRAP_DRAWS,
     BOOTSTRAP_SEED,
-    Comparison,
     Dial,
-    Line,
     Ranks,
-    Table,
-    Tuned,
     dials,
-    is_main,
     k_groups,
     overall,
-    regime_name,
+    without_k,
 )
+from bench.keep import HEADLINE_KEEP
+from bench.leaderboard import Comparison, Line, Table, is_main
+from bench.markdown import bar
+from bench.rows import Tuned
 from bench.stats import MIN_EFFECT
 
-HEADLINE_KEEP = 0.05
 HEADLINE = (
     "random", "entropy", "forward_kl", "tip", "teachability", "teachability_released",
     "incompatible",
@@ -233,9 +231,8 @@ def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
             ("mean 1 − C", NONE, *(f"{s[1]:.4f}" if s else NONE for s in spread)),
         ]
     first = next(iter(by_k.values()))
-    regime = regime_name({n: v for n, v in first.changes.items() if n != "k"})
     return Sheet(
-        f"K-sensitivity: {first.pair}, {first.task}, regime {regime}",
+        f"K-sensitivity: {first.pair}, {first.task}, regime {without_k(first).regime}",
         ("selector", "keep", *(f"K = {k}" for k in by_k)),
         tuple(rows),
         (
@@ -407,14 +404,10 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
 
 def _markdown(sheet: Sheet) -> str:
     lines = [f"## {sheet.title}", ""] if sheet.title else []
-    lines += [_bar(sheet.header), "|" + "---|" * len(sheet.header)]
+    lines += [bar(sheet.header), "|" + "---|" * len(sheet.header)]
     for row in sheet.rows:
-        lines.append(_bar([re.sub(r"(?<=[\d)] )(better|worse)$", r"**\1**", cell) for cell in row]))
+        lines.append(bar([re.sub(r"(?<=[\d)] )(better|worse)$", r"**\1**", cell) for cell in row]))
     return "\n".join([*lines, "", " ".join(sheet.notes), ""])
-
-
-def _bar(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 LATEX = {

@@ -8,7 +8,7 @@ from scipy import stats
 
 from bench.against import compare_rows, spearman
 from bench.config import Experiment
-from bench.leaderboard import read_rows
+from bench.rows import read_rows
 
 RULES = {"forward_kl": 0.06, "teachability": 0.04, "teachability_raw": 0.05, "entropy": -0.03,
          "compatibility": -0.05}  # fmt: skip

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.budget import budget
 from bench.config import ConfigError, Experiment, Runtime
-from bench.keep import keep_at, mean_keep, read_keep
+from bench.keep import headline_keep, keep_at, keep_percent, mean_keep, read_keep
 from bench.plan import make_plan
 
 fractions = st.integers(1, 1000).map(lambda n: n / 1000)
@@ -83,6 +83,12 @@ def test_a_schedule_is_monotone_and_meets_its_ends(first, last, shape, steps):
 
 def test_a_fraction_is_itself_at_every_step():
     assert keep_at(0.05, 17, 60) == 0.05 and mean_keep(0.05, 60) == 0.05
+
+
+def test_one_budget_stands_for_several():
+    assert headline_keep(["0.01", "0.05", "0.2"]) == "0.05"
+    assert headline_keep({"0.1": 1, "0.2": 2}) == "0.1"
+    assert keep_percent("0.05") == keep_percent(0.05) == "5 %" and keep_percent(0.003) == "0.3 %"
 
 
 def test_a_schedule_names_its_run():

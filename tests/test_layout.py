@@ -9,15 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "arithmetic artefact_sheet batches bootstrap compare compatibility contamination keep keys "
-    "objectives population progress stats token_classes",
-    "association budget config regression signals",
+    "arithmetic batches bootstrap compare compatibility contamination figure_style keep keys "
+    "markdown objectives population progress stats token_classes",
+    "artefact_sheet association budget config diagnostic_figures regression signals",
     "adapters answers chat combine gradients grammar matched memory overlap pairs placement "
     "processes records rule storage workers",
-    "checkpoints contrasts expression leaderboard mathsets models tasklist trackers",
-    "diagnostic_sheet figures prompts registry sheets",
-    "catalogue contract diagnostic_figures overlap_figures panel rollout",
-    "passes plan responses screen token_bank",
+    "checkpoints contrasts expression mathsets models overlap_figures rows tasklist trackers",
+    "diagnostic_sheet leaderboard prompts registry",
+    "across catalogue contract cost_figures panel rollout",
+    "figures passes plan responses screen sheets token_bank",
     "artefacts evaluate extras preflight shadow sweepfile vllm_rollout",
     "engine",
     "bank doctor run",

@@ -13,17 +13,11 @@ from planted_rows import planted, row, text
 from test_cli import call
 
 from bench import figures, sheets
+from bench.across import dials, overall
 from bench.config import ConfigError, Experiment
-from bench.leaderboard import (
-    DEFAULTS,
-    dials,
-    make_tables,
-    overall,
-    read_rows,
-    read_tuned,
-    regime_changes,
-    regime_name,
-)
+from bench.cost_figures import pareto_front
+from bench.leaderboard import make_tables
+from bench.rows import DEFAULTS, read_rows, read_tuned, regime_changes, regime_name
 from bench.stats import crossed_difference
 
 PUBLISHED = (Path(sheets.__file__).parent / "published.toml").read_text()
@@ -499,9 +493,9 @@ def test_a_figure_without_data_is_not_drawn():
 
 def test_the_pareto_front_holds_what_nothing_beats():
     points = [(3, 0.5), (1, 0.4), (2, 0.4), (2, 0.6), (3, 0.7), (1, 0.3), (9, 0.7)]
-    assert figures.pareto_front(points) == [1, 3, 4]
+    assert pareto_front(points) == [1, 3, 4]
     same_budget = [(100, 0.5), (101, 0.7), (101, 0.6), (200, 0.7), (202, 0.8)]
-    assert figures.pareto_front(same_budget) == [1, 4]
+    assert pareto_front(same_budget) == [1, 4]
 
 
 def test_curves_are_over_the_steps_that_every_seed_has():

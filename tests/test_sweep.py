@@ -22,7 +22,7 @@ from test_cli import call
 
 from bench import tuning
 from bench.config import ConfigError, Runtime
-from bench.leaderboard import read_tuned
+from bench.rows import read_tuned
 from bench.storage import close_study
 from bench.sweep import SweepStudy, dry_run, run_sweep, work
 from bench.sweepfile import read_sweep

@@ -1,0 +1,119 @@
+"""The house style of every figure: colours, sizes, claim and note, and its SVG and PNG bytes. Pure.
+
+Text is drawn as paths of a font that matplotlib brings along, hashes are salted with a constant and
+no date is written, so an SVG depends on its data and on matplotlib's version alone. A PNG also
+depends on the zlib it was packed with, and no `--check` compares it.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+"""Okabe and Ito's palette: told apart by colour-blind readers."""
+GREY, PALE = "#6E6E6E", "#D5D5D5"
+DASHED = (0, (4, 2))
+WIDTH, WIDE = 3.5, 7.2
+"""Inches: one column of a paper, and two."""
+STYLE: dict[str, Any] = {
+    "svg.hashsalt": "opd-bench",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "figure.facecolor": "white",
+    "axes.grid": False,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Inside, every figure has STYLE on top of matplotlib's own defaults."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)  # pyright: ignore
+        yield
+
+
+def render(figures: Iterable[tuple[str, Figure]]) -> dict[str, bytes]:
+    """File name -> content of named figures, each as SVG and PNG.
+
+    The house style holds while the figures are asked for: an iterator that makes them has it.
+    """
+    with house_style():
+        drawn = {}
+        for name, figure in figures:
+            for kind in ("svg", "png"):
+                drawn[f"{name}.{kind}"] = _bytes(figure, kind)
+        return drawn
+
+
+def _bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as svg or png."""
+    file = BytesIO()
+    metadata = {"Date": None, "Creator": "opd-bench"} if kind == "svg" else {"Software": None}
+    figure.savefig(file, format=kind, dpi=200, metadata=metadata)
+    return file.getvalue()
+
+
+def per_cent(value: float | Sequence[float] | np.ndarray) -> Any:
+    return 100 * np.asarray(value)
+
+
+def frame(figure: Figure, claim: str, note: str) -> None:
+    """The claim above the panels, the note below."""
+    figure.suptitle(claim, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    foot = (0.1 + 0.09 * write_note(figure, note)) / figure.get_figheight()
+    figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))
+
+
+def write_note(figure: Figure, note: str) -> int:
+    """The note at the bottom, over the whole width; how many lines it takes."""
+    text = textwrap.fill(note, int(24 * figure.get_figwidth()))
+    figure.text(0.01, 0.04 / figure.get_figheight(), text, fontsize=5.5, color=GREY, va="bottom")
+    return text.count("\n") + 1
+
+
+def x_ticks(
+    axes: Axes, values: Iterable[float], text: Callable[[float], str] = "{:g}".format
+) -> None:
+    """Ticks at the values alone, each with its text."""
+    axes.xaxis.set_major_locator(FixedLocator(list(values)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+
+
+def log_keeps(axes: Axes, keeps: Iterable[float]) -> None:
+    """A log axis of the keeps, in per cent."""
+    axes.set_xscale("log")
+    x_ticks(axes, keeps, lambda keep: f"{100 * keep:g}")
+
+
+def log_ks(axes: Axes, ks: Iterable[int]) -> None:
+    """A log axis of the Ks, in powers of two."""
+    axes.set_xscale("log", base=2)
+    x_ticks(axes, ks)
+
+
+def hide_left_axis(axes: Axes) -> None:
+    """For panels whose rows have names, not values."""
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
