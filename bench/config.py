@@ -316,7 +316,7 @@ class Runtime(_Settings):
     """Responses per forward and backward pass."""
     rollout_batch: Count = 256
     """Responses sampled at once."""
-    logit_chunk: Count = 4_194_304
+    logit_chunk: Count = 16_777_216
     """Logits (positions x vocabulary) held at once."""
     eval_batch: Count = 256
     """Items per evaluation batch."""

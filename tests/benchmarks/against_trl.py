@@ -5,7 +5,7 @@
 Every side is a process of its own (`arms.py`), started by this one; they take their steps in turn,
 round by round, on the same prompts and responses, so that a noisy machine disturbs all alike.
 Ratios are of two sides in the same round: their median, least and greatest. Peak memory is
-measured in fresh processes. Writes `benchmark.json` and, with what `curves.py` found, `benchmark.md`.
+measured in fresh processes. Writes `benchmark.json`, `benchmark/steps.json` and `benchmark.md`.
 """
 
 import argparse
