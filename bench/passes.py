@@ -67,7 +67,9 @@ def score_rollout(
         middle = perf_counter()
         student_ND = hidden_states(student, rollout, rollout.mask_BT, settings)
         token_N = rollout.token_BT[rollout.mask_BT]
-        pieces: list[dict[str, Tensor]] = []
+        # Kept in place from the first piece on: small tensors that outlive large ones fragment
+        # the heap, which then grows with every piece.
+        values: dict[str, Tensor] = {}
         chunk = settings.positions(vocabulary.size)
         student_space = workspace(student_ND, head_weight(student), chunk)
         teacher_space = None
@@ -79,14 +81,14 @@ def score_rollout(
             if teacher_ND is not None:
                 teacher_NV = head_logits(teacher, teacher_ND[piece], vocabulary, teacher_space)
             for rows in row_blocks(student_NV):
-                pieces.append(
-                    chunk_signals(
-                        student_NV[rows],
-                        teacher_NV[rows] if teacher_NV is not None else None,
-                        token_N[piece][rows], names, k,
-                    )
+                found = chunk_signals(
+                    student_NV[rows], None if teacher_NV is None else teacher_NV[rows],
+                    token_N[piece][rows], names, k,
                 )  # fmt: skip
-    values = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
+                for name, value_N in found.items():
+                    if name not in values:
+                        values[name] = value_N.new_empty((token_N.numel(), *value_N.shape[1:]))
+                    values[name][piece][rows] = value_N
     seconds = {"teacher": middle - start, "score": perf_counter() - middle}
     return Scored(values, student_ND, teacher_ND, seconds)
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -204,14 +204,14 @@ class Service:
                 reply["rollout_s"] = perf_counter() - start
             clock = Clock()
             counter = FlopCounterMode(display=False) if request["count"] else None
-            start = perf_counter()
+            start, cpu = perf_counter(), process_time()
             if counter is not None:
                 with counter:
                     reply["loss"] = arm.step(step, clock)
                 reply["flops"] = counter.get_total_flops()
             else:
                 reply["loss"] = arm.step(step, clock)
-            reply["step_s"] = perf_counter() - start
+            reply |= {"step_s": perf_counter() - start, "cpu_s": process_time() - cpu}
             reply |= {"phases": clock.seconds, "peak": resident("VmHWM")}
             self.send(reply)
 

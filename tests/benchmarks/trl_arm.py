@@ -6,7 +6,7 @@ saving, progress bars. Everything else is its default.
 """
 
 import tempfile
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from arms import Clock, Service, load, resident, responses
@@ -26,6 +26,7 @@ class TimedTrainer(DistillationTrainer):
     given: list[list[int]] | None = None
     samples: bool = False
     rollout_s: float = 0.0
+    rollout_cpu_s: float = 0.0
     rollout_tokens: int = 0
     loss_value: float = 0.0
 
@@ -36,7 +37,7 @@ class TimedTrainer(DistillationTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Prompts in, padded tensors out: the rollout, which no step time contains."""
-        whole = perf_counter()
+        whole, cpu = perf_counter(), process_time()
         if self.samples:
             given, self.given = self.given, None
             start = perf_counter()
@@ -46,6 +47,7 @@ class TimedTrainer(DistillationTrainer):
             self.given = given
         found = super()._generate_and_score_completions(inputs)
         self.clock.seconds["rollout"] = perf_counter() - whole
+        self.rollout_cpu_s = process_time() - cpu
         return found
 
     def compute_loss(self, *arguments: Any, **settings: Any) -> Any:
@@ -84,12 +86,12 @@ class Stepwise(TrainerCallback):
         self.counter = FlopCounterMode(display=False) if self.request["count"] else None
         if self.counter is not None:
             self.counter.__enter__()
-        self.start = perf_counter()
+        self.start, self.cpu = perf_counter(), process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         trainer = self.trainer
         assert trainer is not None
-        seconds = perf_counter() - self.start
+        seconds, cpu = perf_counter() - self.start, process_time() - self.cpu
         reply: dict[str, Any] = {"loss": trainer.loss_value, "peak": resident("VmHWM")}
         if self.counter is not None:
             self.counter.__exit__(None, None, None)
@@ -98,8 +100,9 @@ class Stepwise(TrainerCallback):
             reply |= {"rollout_s": trainer.rollout_s, "rollout_tokens": trainer.rollout_tokens}
         phases = dict(trainer.clock.seconds)
         step_s = seconds - phases.pop("rollout")
+        cpu_s = cpu - trainer.rollout_cpu_s
         phases["update"] = step_s - phases["forward"] - phases["backward"]
-        self.service.send({**reply, "step_s": step_s, "phases": phases})
+        self.service.send({**reply, "step_s": step_s, "cpu_s": cpu_s, "phases": phases})
         self.step += 1
 
 
