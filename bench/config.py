@@ -312,7 +312,7 @@ class Runtime(_Settings):
     """File that gains one line per finished run (default: rows.jsonl in the runs folder)."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    micro_batch: Count = 64
+    micro_batch: Count = 16
     """Responses per forward and backward pass."""
     rollout_batch: Count = 256
     """Responses sampled at once."""
