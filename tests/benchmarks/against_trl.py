@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from report import report
 from settings import SETTINGS, Setting
 
 HERE = Path(__file__).parent
@@ -99,7 +100,7 @@ def peak_memory(setting: Setting, folder: Path) -> dict[str, list[int]]:
     for number in range(MEMORY_RUNS):
         for arm in MEMORY_ARMS:
             side = Side(arm, folder)
-            peaks = [side.step(rollout=True)["peak"] for _ in range(MEMORY_STEPS)]
+            peaks = [side.step(rollout=False)["peak"] for _ in range(MEMORY_STEPS)]
             found[arm].append(max(peaks) - side.resident)
             side.close()
         say(f"{setting.name}: memory {number + 1} of {MEMORY_RUNS}")
@@ -131,7 +132,11 @@ def measure(setting: Setting) -> dict[str, Any]:
         folder = Path(name)
         prepare(setting, folder)
         replies = timed_rounds(setting, folder)
-        return {"replies": replies, "memory": peak_memory(setting, folder)}
+        return {
+            "replies": replies,
+            "memory": peak_memory(setting, folder),
+            "matmul_flops_per_s": matmul_peak(),
+        }
 
 
 def ratios(ours: list[float], trl: list[float], scale: float = 1.0) -> dict[str, Any]:
@@ -167,28 +172,27 @@ def rows_of(name: str, measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=SETTINGS,
+                        help="measure these again; none: only write the tables again")  # fmt: skip
     parser.add_argument("--rounds", type=int, help="instead of each setting's own number")
     parser.add_argument("--out", type=Path, default=HERE.parent.parent / "results")
     options = parser.parse_args()
-    peak = matmul_peak()
-    detail: dict[str, Any] = {"matmul_flops_per_s": peak, "settings": {}}
+    file = options.out / "benchmark" / "steps.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for name in options.settings:
         setting = SETTINGS[name]
         if options.rounds:
             setting = replace(setting, rounds=options.rounds)
-        detail["settings"][name] = measure(setting)
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = [row for name, found in detail["settings"].items() for row in rows_of(name, found)]
-    (options.out / "benchmark.json").write_text(
-        "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
-    )
-    for row in rows:
-        print(row)
-    folder = options.out / "benchmark"
-    folder.mkdir(exist_ok=True)
-    (folder / "steps.json").write_text(json.dumps(detail) + "\n")
-    # report
+        found[name] = measure(setting)
+        file.write_text(json.dumps(found) + "\n")
+    rows = [row for name in SETTINGS if name in found for row in rows_of(name, found[name])]
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    (options.out / "benchmark.json").write_text(f"[\n{lines}\n]\n")
+    curves = file.parent / "curves.json"
+    text = report(found, rows, json.loads(curves.read_text()) if curves.exists() else None)
+    (options.out / "benchmark.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":
