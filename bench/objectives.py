@@ -100,7 +100,7 @@ class ReverseKL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (grad_NV,) = ctx.saved_tensors
         return grad_NV.mul_(grad_N[:, None]).to(ctx.dtype), None
 
