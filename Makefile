@@ -28,9 +28,11 @@ results: .venv/.installed
 	$(BIN)/bench leaderboard results/rows.jsonl --out results
 	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
 
-# Speed and memory against TRL, one thread: results/benchmark.md and .json. About half an hour.
+# Speed and memory against TRL, one thread: results/benchmark.md and .json.
+# About half an hour on an idle machine.
 benchmark: .venv/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,benchmark]"
+	$(BIN)/python tests/benchmarks/curves.py
 	$(BIN)/python tests/benchmarks/against_trl.py
 
 clean:
