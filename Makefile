@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint results clean
+.PHONY: demo test lint results benchmark clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,13 @@ results: .venv/.installed
 	$(BIN)/bench leaderboard --out results
 	$(BIN)/bench leaderboard results/mismatch/rows.jsonl --out results/mismatch
 	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
+
+# Speed and memory against TRL, one thread: results/benchmark.md and .json.
+# About half an hour on an idle machine.
+benchmark: .venv/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,benchmark]"
+	$(BIN)/python tests/benchmarks/curves.py
+	$(BIN)/python tests/benchmarks/against_trl.py
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -337,7 +337,7 @@ class Runtime(_Settings):
     """File that gains one line per finished run (default: rows.jsonl in the runs folder)."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    micro_batch: Count = 64
+    micro_batch: Count = 16
     """Responses per forward and backward pass."""
     micro_batch_tokens: Count | None = None
     """Tokens per forward and backward pass, padding among them; `micro_batch` holds as well."""
@@ -357,7 +357,7 @@ class Runtime(_Settings):
     reuse_hidden: bool = False
     """Score with the student's hidden states kept while sampling, in place of a pass of its own;
     they differ from the pass's in the last bits."""
-    logit_chunk: Count = 4_194_304
+    logit_chunk: Count = 16_777_216
     """Logits (positions x vocabulary) held at once."""
     eval_batch: Count = 256
     """Items per evaluation batch."""

@@ -4,12 +4,13 @@ p is the student (with gradient), q the teacher (without), y the sampled token, 
 of N; log-probabilities are float32 over the shared vocabulary. Imports no sibling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import log
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 DEFAULTS: dict[str, dict[str, float]] = {
     "reverse_kl": {},
@@ -36,6 +37,8 @@ def token_loss(
     params: Mapping[str, float] | None = None,
 ) -> Tensor:
     """loss_N of the named objective, float32, nats. Raises ValueError for an unknown one."""
+    if objective not in DEFAULTS:
+        raise ValueError(f"objective: {objective!r} is not one of {', '.join(DEFAULTS)}")
     # Autocast, where it is on, would take the sums over the vocabulary in half precision.
     with torch.autocast(student_logit_NV.device.type, enabled=False):
         return _token_loss(objective, student_logit_NV, teacher_logit_NV, token_N, params or {})
@@ -48,15 +51,13 @@ def _token_loss(
     token_N: Tensor,
     params: Mapping[str, float],
 ) -> Tensor:
+    if objective == "reverse_kl":
+        return cast(Tensor, ReverseKL.apply(student_logit_NV, teacher_logit_NV))
     student_NV, teacher_NV = _log_softmax(student_logit_NV), _log_softmax(teacher_logit_NV).detach()
-    if objective not in DEFAULTS:
-        raise ValueError(f"objective: {objective!r} is not one of {', '.join(DEFAULTS)}")
     settings: dict[str, Any] = {**DEFAULTS[objective], **params}
     if "k" in settings:
         settings["k"] = _count(settings["k"], student_NV.shape[-1])
     match objective:
-        case "reverse_kl":
-            return reverse_kl(student_NV, teacher_NV)
         case "forward_kl":
             return forward_kl(student_NV, teacher_NV)
         case "jsd":
@@ -87,9 +88,45 @@ def _count(k: float, vocabulary: int) -> int:
     return int(k)
 
 
-def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
-    """KL(p‖q) = Σ_v p(v) [log p(v) - log q(v)]. Source: arXiv 2306.08543, 2306.13649."""
-    return torch.linalg.vecdot(student_NV.exp(), student_NV - teacher_NV)
+class ReverseKL(torch.autograd.Function):
+    """KL(p‖q) = Σ_v p(v) [log p(v) - log q(v)]. Source: arXiv 2306.08543, 2306.13649.
+
+    Its gradient at the student's logits, p(v) [log p(v) - log q(v) - KL(p‖q)], is found in the same
+    pass over the logits, and scaled in place by the backward pass, of which there can be one only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student_logit_NV: Tensor, teacher_logit_NV: Tensor) -> Tensor:
+        loss_N = student_logit_NV.new_empty(student_logit_NV.shape[0], dtype=torch.float32)
+        grad_NV = torch.empty_like(student_logit_NV, dtype=torch.float32)
+        for rows in row_blocks(student_logit_NV):
+            student_NV = _log_softmax(student_logit_NV[rows])
+            ratio_NV = student_NV - _log_softmax(teacher_logit_NV[rows])
+            student_NV.exp_()
+            loss_N[rows] = torch.linalg.vecdot(student_NV, ratio_NV)
+            ratio_NV -= loss_N[rows, None]
+            torch.mul(student_NV, ratio_NV, out=grad_NV[rows])
+        ctx.save_for_backward(grad_NV)
+        ctx.dtype = student_logit_NV.dtype
+        return loss_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (grad_NV,) = ctx.saved_tensors
+        return grad_NV.mul_(grad_N[:, None]).to(ctx.dtype), None
+
+
+CACHED_LOGITS = 1_048_576
+"""Logits that elementwise work on a CPU takes at once: what it reads again is still near."""
+
+
+def row_blocks(logit_NV: Tensor) -> Iterator[slice]:
+    """Slices over the positions: pieces that a CPU's cache holds, everything elsewhere."""
+    positions, vocabulary = logit_NV.shape
+    size = max(1, CACHED_LOGITS // vocabulary if logit_NV.device.type == "cpu" else positions)
+    for start in range(0, max(1, positions), size):
+        yield slice(start, start + size)
 
 
 def forward_kl(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from bench.batches import micro_batches
 from bench.gradients import logit_gradient_norm
 from bench.models import Vocabulary
-from bench.objectives import token_loss
+from bench.objectives import row_blocks, token_loss
 from bench.processes import ALONE, Processes, inner, run
 from bench.rollout import Rollout
 from bench.signals import STUDENT_ONLY, Chunk, chunk_signals, log_softmax
@@ -84,19 +84,30 @@ def score_rollout(
         if student_ND is None:
             student_ND = hidden_states(student, rollout, rollout.mask_BT, settings, processes)
         token_N = rollout.token_BT[rollout.mask_BT]
-        pieces: list[dict[str, Tensor]] = []
-
-        teacher_head_VD = head_weight(teacher) if needs_teacher else None
+        # Kept in place from the first piece on: small tensors that outlive large ones fragment
+        # the heap, which then grows with every piece.
+        values: dict[str, Tensor] = {}
+        chunk = settings.positions(vocabulary.size)
         student_head_VD = head_weight(student)
-        for piece in _chunks(token_N.numel(), settings.positions(vocabulary.size)):
-            student_NV = project(student_ND[piece], student_head_VD, vocabulary)
-            teacher_NV = (
-                project(teacher_ND[piece], teacher_head_VD, vocabulary)
-                if teacher_ND is not None and teacher_head_VD is not None
-                else None
-            )
-            pieces.append(chunk_signals(student_NV, teacher_NV, token_N[piece], names, k))
-    values = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
+        student_space = workspace(student_ND, student_head_VD, chunk)
+        teacher_head_VD = teacher_space = None
+        if teacher_ND is not None:
+            teacher_head_VD = head_weight(teacher)
+            teacher_space = workspace(teacher_ND, teacher_head_VD, chunk)
+        for piece in _chunks(token_N.numel(), chunk):
+            student_NV = project(student_ND[piece], student_head_VD, vocabulary, student_space)
+            teacher_NV = None
+            if teacher_ND is not None and teacher_head_VD is not None:
+                teacher_NV = project(teacher_ND[piece], teacher_head_VD, vocabulary, teacher_space)
+            for rows in row_blocks(student_NV):
+                found = chunk_signals(
+                    student_NV[rows], None if teacher_NV is None else teacher_NV[rows],
+                    token_N[piece][rows], names, k,
+                )  # fmt: skip
+                for name, value_N in found.items():
+                    if name not in values:
+                        values[name] = value_N.new_empty((token_N.numel(), *value_N.shape[1:]))
+                    values[name][piece][rows] = value_N
     seconds = {"teacher": middle - start, "score": perf_counter() - middle}
     return Scored(values, student_ND, teacher_ND, seconds)
 
@@ -270,9 +281,33 @@ def head_logits(model: nn.Module, hidden_ND: Tensor, vocabulary: Vocabulary) -> 
     return project(hidden_ND, head_weight(model), vocabulary)
 
 
-def project(hidden_ND: Tensor, weight_VD: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """`head_logits` of a head that may have outlived its model."""
-    return vocabulary.cut(torch.nn.functional.linear(hidden_ND, weight_VD[: vocabulary.size]))
+def project(
+    hidden_ND: Tensor, weight_VD: Tensor, vocabulary: Vocabulary, space: Tensor | None = None
+) -> Tensor:
+    """`head_logits` of a head that may have outlived its model.
+
+    They are written into `space`, if there is one, and last until it is written again.
+    """
+    return vocabulary.cut(product(hidden_ND, weight_VD[: vocabulary.size], space))
+
+
+def product(hidden_ND: Tensor, weight_VD: Tensor, space: Tensor | None) -> Tensor:
+    """hidden · weightᵀ, (N, V); in `space` if there is one, which has no derivative."""
+    if space is None:
+        return torch.nn.functional.linear(hidden_ND, weight_VD)
+    rows, width = hidden_ND.shape[0], weight_VD.shape[0]
+    return torch.mm(hidden_ND, weight_VD.T, out=space[: rows * width].view(rows, width))
+
+
+def workspace(hidden_ND: Tensor, weight_VD: Tensor, chunk: int) -> Tensor | None:
+    """Room for the logits of a chunk of positions, to be written again and again.
+
+    A large new tensor costs a CPU a page fault every 4 KiB, more than most of what is done with it.
+    None under autocast, which gives the product a type of its own.
+    """
+    if torch.is_autocast_enabled(hidden_ND.device.type):
+        return None
+    return hidden_ND.new_empty(min(chunk, hidden_ND.shape[0]) * weight_VD.shape[0])
 
 
 def head_weight(model: nn.Module) -> Tensor:
@@ -345,7 +380,7 @@ def _backbone(
 
 
 def _chunks(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
+    for start in range(0, max(1, count), size):
         yield slice(start, start + size)
 
 
@@ -362,16 +397,19 @@ class ChunkedLoss(torch.autograd.Function):
         total = torch.zeros((), device=hidden_ND.device)
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        weight = weight_VD.detach()
+        space = workspace(hidden_ND, weight, chunk)
         for piece in _chunks(hidden_ND.shape[0], chunk):
+            hidden = hidden_ND[piece].detach()
             with torch.enable_grad():
-                hidden = hidden_ND[piece].detach().requires_grad_()
-                weight = weight_VD.detach().requires_grad_(grad_weight_VD is not None)
-                loss = loss_of(torch.nn.functional.linear(hidden, weight), piece).sum()
-            if grad_weight_VD is None:
-                (grad_hidden_ND[piece],) = torch.autograd.grad(loss, (hidden,))
-            else:
-                grad_hidden_ND[piece], grad = torch.autograd.grad(loss, (hidden, weight))
-                grad_weight_VD += grad
+                logit_NV = product(hidden, weight, space).requires_grad_()
+                loss = loss_of(logit_NV, piece).sum()
+            (grad_NV,) = torch.autograd.grad(loss, (logit_NV,))
+            grad_hidden_ND[piece] = grad_NV @ weight
+            if grad_weight_VD is not None and space is not None:
+                grad_weight_VD.addmm_(grad_NV.T, hidden)
+            elif grad_weight_VD is not None:
+                grad_weight_VD += grad_NV.T @ hidden
             total += loss.detach()
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return total
@@ -379,5 +417,5 @@ class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total):  # type: ignore[override]
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
-        scaled = grad_weight_VD * grad_total if grad_weight_VD is not None else None
+        scaled = grad_weight_VD.mul_(grad_total) if grad_weight_VD is not None else None
         return grad_hidden_ND * grad_total, scaled, None, None
