@@ -354,9 +354,9 @@ class Runtime(_Settings):
     """Share of the device's memory that vllm holds while it samples; none at other times."""
     vllm_check_every: Count = 10
     """Steps from one check that vllm samples with the student's present weights to the next."""
-    reuse_hidden: bool = False
-    """Score with the student's hidden states kept while sampling, in place of a pass of its own;
-    they differ from the pass's in the last bits."""
+    reuse_hidden: bool | None = None
+    """Score with the student's hidden states kept while sampling, in place of a pass of its own
+    (default: where passes are float32, in which the two differ in the last bits only)."""
     logit_chunk: Count = 16_777_216
     """Logits (positions x vocabulary) held at once."""
     eval_batch: Count = 256

@@ -111,6 +111,8 @@ class Trainer:
         asked = tuple(dict.fromkeys((*self.selector.needs, *runtime.log_signals)))
         self.names = tuple(name for name in asked if name not in EXTRA_SIGNALS)
         self.extra_names = tuple(name for name in asked if name in EXTRA_SIGNALS)
+        reuses, is_float32 = runtime.reuse_hidden, self.experiment.dtype == "float32"
+        self.reuses_hidden = is_float32 if reuses is None else reuses
         self.reference = None
         if "reference_logprob_BT" in asked:
             self.reference = extras.load_reference(
@@ -212,7 +214,7 @@ class Trainer:
                 vocabulary=pair.vocabulary,
                 prompts=prompts,
                 batch=self.runtime.rollout_batch,
-                keeps_hidden=self.runtime.reuse_hidden and bool(self.names),
+                keeps_hidden=self.reuses_hidden and bool(self.names),
                 together=processes if is_sharded(self.student) else ALONE,
                 **sampling,
             )

@@ -178,7 +178,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "teachability, small pieces": lambda: stepped(
         {"micro_batch": 2, "rollout_batch": 3, "logit_chunk": 2000}, selector="teachability"
     ),
-    "reused hidden states": lambda: stepped({"reuse_hidden": True}, selector="teachability"),
+    "hidden states not reused": lambda: stepped({"reuse_hidden": False}, selector="teachability"),
     "random, per response": lambda: stepped(
         selector="random", normalize="per_response", scope="response"
     ),

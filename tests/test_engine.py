@@ -515,6 +515,15 @@ def test_reused_hidden_states_move_no_signal_and_no_choice_but_at_the_cut(tmp_pa
     assert reusing.step(0)["reused_hidden"] is True
 
 
+@pytest.mark.parametrize(
+    "values, reused",
+    [({"selector": "entropy"}, True), ({"selector": "entropy", "dtype": "bfloat16"}, False),
+     ({"selector": "random"}, False)],
+)  # fmt: skip
+def test_hidden_states_are_reused_where_that_moves_the_last_bits_only(tmp_path, values, reused):
+    assert trainer(tmp_path, **values).step(0)["reused_hidden"] is reused
+
+
 def test_a_trainer_samples_through_vllm(tmp_path, monkeypatch):
     vllm_stand_in.install(monkeypatch)
     found = trainer(tmp_path, {"rollout": "vllm", "vllm_check_every": 1}, steps=2, keep=1.0)
