@@ -276,6 +276,9 @@ class Experiment(_Settings):
     """Nucleus in evaluation; each task's own when not given."""
     eval_max_new_tokens: Count | None = None
     """Cap on the length of a response in evaluation; that of training when not given."""
+    rollout: Literal["transformers", "vllm"] = "transformers"
+    """What samples the responses of training. vllm needs a GPU and the extra of that name; its
+    random numbers are others, so its responses are others of the same distribution."""
     lora: CountOrZero = 0
     """Rank of low-rank adapters, trained instead of the weights; 0 trains the weights."""
     lora_alpha: Positive = 32.0
@@ -345,9 +348,6 @@ class Runtime(_Settings):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     offload_teacher: bool = False
     """The teacher's layers wait on the CPU while the student samples and trains."""
-    rollout: Literal["transformers", "vllm"] = "transformers"
-    """What samples the responses of training. vllm needs a GPU and the extra of that name, and its
-    random numbers are others: other responses of the same distribution."""
     rollout_batch: Count = 256
     """Responses sampled at once."""
     vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -377,12 +377,6 @@ class Runtime(_Settings):
     """Trackers that metrics.jsonl is sent to as well: tensorboard, wandb, trackio."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """A live bar on a terminal, plain lines elsewhere."""
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        if self.reuse_hidden and self.rollout == "vllm":
-            raise ValueError("reuse_hidden: vllm gives no hidden states, transformers does")
-        return self
 
 
 class Diagnosis(_Settings):

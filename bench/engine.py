@@ -135,7 +135,7 @@ class Trainer:
             self.check_sharded()
             self.teacher = shard(self.teacher)
         self.schedule = make_schedule(optimizer, self.experiment)
-        self.vllm = self.make_vllm() if runtime.rollout == "vllm" else None
+        self.vllm = self.make_vllm() if self.experiment.rollout == "vllm" else None
         self.accelerator.register_for_checkpointing(self.schedule)
         self.totals = Totals()
         self.shadow = (

@@ -85,6 +85,8 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
             f"shadow, token_bank: not accepted with selector {selector.name!r}, which has a memory "
             "across steps: scoring it once more would move that memory"
         )
+    if runtime.reuse_hidden and experiment.rollout == "vllm":
+        raise ConfigError("reuse_hidden: vllm gives no hidden states, transformers does")
     panel = make_panel(runtime.shadow, selector)
     points_to = {
         "selector": selector.code_sha256(),

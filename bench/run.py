@@ -63,7 +63,7 @@ def run_experiment(
     runtime = runtime or Runtime()
     plan = make_plan(experiment, runtime)
     plan.check_packages(runtime)
-    if runtime.rollout == "vllm":
+    if plan.experiment.rollout == "vllm":
         require_vllm()
     plan.check_data()
     processes = Processes(make_accelerator(experiment, runtime))

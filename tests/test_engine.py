@@ -526,15 +526,15 @@ def test_hidden_states_are_reused_where_that_moves_the_last_bits_only(tmp_path, 
 
 def test_a_trainer_samples_through_vllm(tmp_path, monkeypatch):
     vllm_stand_in.install(monkeypatch)
-    found = trainer(tmp_path, {"rollout": "vllm", "vllm_check_every": 1}, steps=2, keep=1.0)
+    found = trainer(tmp_path, {"vllm_check_every": 1}, rollout="vllm", steps=2, keep=1.0)
     first, second = run_steps(found)
     assert found.vllm.engine.calls.count("reload") == 2
     assert 0 <= second["vllm_difference"] < 1e-5
     assert first["sampled_tokens"] > 0
-    again = trainer(tmp_path / "b", {"rollout": "vllm"}, steps=2, keep=1.0)
+    again = trainer(tmp_path / "b", rollout="vllm", steps=2, keep=1.0)
     assert [line["loss"] for line in run_steps(again)] == [first["loss"], second["loss"]]
 
 
-def test_vllm_gives_no_hidden_states_to_reuse():
+def test_vllm_gives_no_hidden_states_to_reuse(tmp_path):
     with pytest.raises(ConfigError, match="reuse_hidden: vllm gives no hidden states"):
-        Runtime.parse({"rollout": "vllm", "reuse_hidden": True})
+        trainer(tmp_path, {"reuse_hidden": True}, rollout="vllm")
