@@ -177,23 +177,23 @@ def draw(found: dict[str, Any], folder: Path) -> None:
 
     figure, panels = plt.subplots(2, len(AXES), figsize=(12, 6), layout="constrained")
     for column, (axis, values) in enumerate(AXES.items()):
-        for side, label in SIDES.items():
+        for place, (side, label) in enumerate(SIDES.items()):
             points = found["axes"][axis].get(side)
             if points is None:
                 continue
             for row, (measure, scale) in enumerate((("seconds", 1.0), ("peak", 2**20))):
                 heights = [point[measure] / scale for point in points]
-                panels[row, column].plot(values, heights, marker="o", label=label)
+                panels[row, column].plot(values, heights, f"C{place}o-", label=label)
         for row, unit in enumerate(("CPU seconds a step", "peak above the models (MiB)")):
             panel = panels[row, column]
             panel.set_xscale("log")
             panel.set_xticks(values, [f"{value:,}" for value in values], rotation=30)
             panel.xaxis.set_minor_locator(NullLocator())
             if axis == "k":
-                panel.set_ylim(bottom=0)
+                panel.set_ylim(0, 1.2 * panel.get_ylim()[1])
             else:
-                panel.set_yscale("log")
-                panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                panel.set_yscale("log", base=2)
+                panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
             panel.grid(alpha=0.3)
             if column == 0:
                 panel.set_ylabel(unit)
@@ -213,6 +213,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", choices=SIDES, help="measure one side, print JSON")
+    parser.add_argument("--draw", action="store_true", help="only draw what was measured")
     parser.add_argument("--out", type=Path, default=HERE.parent.parent / "results" / "benchmark")
     options = parser.parse_args()
     axes = {axis: [replace(Point(), **{axis: v}) for v in values] for axis, values in AXES.items()}
@@ -221,6 +222,9 @@ def main() -> None:
         os.dup2(2, 1)
         asked = {a: p for a, p in axes.items() if a != "k" or options.side.startswith("teach")}
         out.write(json.dumps({axis: measure(options.side, p) for axis, p in asked.items()}))
+        return
+    if options.draw:
+        draw(json.loads((options.out / "curves.json").read_text()), options.out)
         return
     found: dict[str, Any] = {"axes": {axis: {} for axis in axes}, "start_up": start_up()}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -49,9 +49,10 @@ def report(found: dict[str, Any], rows: list[dict[str, Any]], curves: dict[str, 
     machine = f"{platform.machine()} CPU"
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
     parts = [INTRODUCTION.format(machine=machine, **versions), against_trl(rows)]
+    peak = max((measured["matmul_flops_per_s"] for measured in found.values()), default=0.0)
     for name, measured in found.items():
         parts += [f"## {name}\n\n{DESCRIPTIONS[name][0].upper()}{DESCRIPTIONS[name][1:]}."]
-        parts += [steps(measured), phases(measured)]
+        parts += [steps(measured, peak), phases(measured)]
     if curves is not None:
         parts += [curve_tables(curves), start_up(curves["start_up"])]
     return "\n\n".join(parts) + "\n"
@@ -88,9 +89,9 @@ def against_trl(rows: list[dict[str, Any]]) -> str:
     return "## Against TRL\n\n" + table(header, lines)
 
 
-def steps(measured: dict[str, Any]) -> str:
+def steps(measured: dict[str, Any], peak: float) -> str:
     """Every side: the clock, CPU time, memory, sampling, and FLOPs against the machine's peak."""
-    peak, lines = measured["matmul_flops_per_s"], []
+    lines = []
     replies = measured["replies"]
     for arm, found in replies.items():
         *timed, counted = found
@@ -142,22 +143,30 @@ def curve_tables(curves: dict[str, Any]) -> str:
     """One line an axis and side, with the power of the axis that the cost grows by."""
     lines = []
     for axis, values in AXES.items():
-        for side, points in curves["axes"][axis].items():
+        sides = curves["axes"][axis]
+        for side, points in sides.items():
             seconds, peaks = ([point[key] for point in points] for key in ("seconds", "peak"))
+            own = ""
+            if side != "backbone" and "backbone" in sides:
+                beyond = zip(peaks, sides["backbone"], strict=True)
+                own = ", ".join(f"{(peak - b['peak']) / 2**20:,.0f}" for peak, b in beyond)
             lines.append([
                 f"{LABELS[axis]}, {SIDES[side]}",
                 ", ".join(f"{value:,}" for value in values),
                 ", ".join(f"{value:.2f}" for value in seconds),
                 f"{power(values, seconds):.2f}",
                 ", ".join(f"{value / 2**20:,.0f}" for value in peaks),
+                own,
             ])  # fmt: skip
-    header = ["cost against", "values", "CPU s", "grows as power", "peak MiB above the models"]
+    header = ["cost against", "values", "CPU s", "grows as power", "peak MiB above the models",
+              "beyond the backbones"]  # fmt: skip
     return (
         "## Cost curves\n\n![cost curves](benchmark/cost_curves.png)\n\n"
         "A step without its rollout on a made pair (hidden 128 and 256, 2 layers), 4 responses a "
         "pass; `tests/benchmarks/curves.py`. The backbones alone are what no method avoids: memory "
-        "beyond theirs is the method's own. The power is that of the line through the last two "
-        "values: 1 is linear.\n\n" + table(header, lines)
+        "beyond theirs is the method's own, and full once a chunk of logits is "
+        "(`--logit-chunk`, 16,777,216: 1,024 positions at a vocabulary of 16,384). The power is "
+        "that of the line through the last two values: 1 is linear.\n\n" + table(header, lines)
     )
 
 
