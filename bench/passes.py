@@ -195,7 +195,7 @@ def accumulate_loss(
         hidden_ND = _backbone(model, rollout, rows_M, active_BT)
         loss = ChunkedLoss.apply(
             hidden_ND,
-            head_weight(model),
+            head_weight(model)[: vocabulary.size],
             lambda student_NV, piece: (
                 scale_N[batch_N][piece]
                 * token_loss(
@@ -346,8 +346,7 @@ def _micro_batches(
     count_B = wanted_BT.sum(1)
     end_B = (wanted_BT * torch.arange(1, wanted_BT.shape[1] + 1, device=wanted_BT.device)).amax(1)
     length_B = prompt_length_B + end_B - 1
-    by_B = end_B if settings.micro_batch_tokens is None else length_B
-    order_B = torch.argsort(by_B, descending=True, stable=True)
+    order_B = torch.argsort(length_B, descending=True, stable=True)
     order_B = order_B[count_B[order_B] > 0]
     first_B = count_B.cumsum(0) - count_B
     batches = []

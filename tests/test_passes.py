@@ -140,7 +140,7 @@ def test_the_gradient_equals_that_of_the_dense_computation(objective, normalize,
     settings = PassSettings(micro_batch=3, logit_chunk=2 * pair.vocabulary.size)
     dense_loss, dense = dense_gradients(pair, sample, selected_BT, objective, normalize)
     loss, chunked, _ = chunked_gradients(pair, sample, selected_BT, objective, normalize, settings)
-    assert loss == pytest.approx(dense_loss, rel=1e-5, abs=2e-6)  # surrogates cancel to near 0
+    assert loss == pytest.approx(dense_loss, rel=1e-5, abs=5e-6)  # surrogates cancel to near 0
     assert_close(chunked, dense)
 
 
@@ -205,7 +205,7 @@ def test_logits_off_the_selection_get_exactly_no_gradient(monkeypatch):
     assert float(student_BTV.grad[selected_BT].abs().amax(-1).min()) > 0
 
     def watched(hidden_ND, weight_VD, space):
-        if weight_VD.shape == head.weight.shape:
+        if weight_VD.shape[1] == head.weight.shape[1]:
             pieces.append(hidden_ND.shape[0])
         return product(hidden_ND, weight_VD, space)
 
