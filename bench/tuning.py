@@ -149,7 +149,9 @@ def tune_cell(
         experiment = proposed(cell, tuning, trial)
         try:
             on_curve = report if tuning.pruner != "none" else None
-            record = execute(launch, experiment, runtime, on_curve)
+            # Their rows are of the split that is never reported: not into the file that is.
+            inside = runtime.model_copy(update={"rows": None})
+            record = execute(launch, experiment, inside, on_curve)
         except optuna.TrialPruned:
             raise
         except Stopped:

@@ -67,11 +67,15 @@ def _crew(work: Work, arguments: tuple[Any, ...], workers: int) -> Iterator[list
 
 
 def _start(work: Work, arguments: tuple[Any, ...], workers: int, place: int) -> BaseProcess:
-    """A fresh process; where there are several CUDA devices, one of its own."""
+    """A fresh process with its share of the cores, or fewer threads where OMP_NUM_THREADS says so;
+    where there are several CUDA devices, one of its own.
+    """
     import torch
 
     before = dict(os.environ)
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    share = max(1, (os.cpu_count() or 1) // workers)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(asked)) if asked.isdigit() else share)
     if torch.cuda.is_available() and workers > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
     process = multiprocessing.get_context("spawn").Process(

@@ -498,3 +498,12 @@ def test_a_tuning_sweep_runs_from_end_to_end(tmp_path):
     assert json.loads(out)["done"] == 4
     assert "tune small" in err
     assert len(rows_of(tmp_path)) == 4 + 6
+
+
+def test_rows_of_tuning_trials_stay_out_of_the_file_that_is_reported(tmp_path):
+    path, published = write(tmp_path, TUNING, sampler="tpe", pruner="none"), tmp_path / "out.jsonl"
+    done = start(path, tmp_path, "--json", "--rows", str(published))
+    assert done.communicate(timeout=300) and done.returncode == 0
+    rows = [json.loads(line) for line in published.read_text().splitlines()]
+    assert len(rows) == 4
+    assert {task for row in rows for task in row["experiment"]["eval_tasks"]} == {"tiny_math"}
