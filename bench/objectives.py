@@ -52,7 +52,7 @@ def _token_loss(
     params: Mapping[str, float],
 ) -> Tensor:
     if objective == "reverse_kl":
-        return cast(Tensor, ReverseKL.apply(student_logit_NV, teacher_logit_NV))
+        return reverse_kl(student_logit_NV, teacher_logit_NV)
     student_NV, teacher_NV = _log_softmax(student_logit_NV), _log_softmax(teacher_logit_NV).detach()
     settings: dict[str, Any] = {**DEFAULTS[objective], **params}
     if "k" in settings:
@@ -88,10 +88,18 @@ def _count(k: float, vocabulary: int) -> int:
     return int(k)
 
 
-class ReverseKL(torch.autograd.Function):
+def reverse_kl(student_logit_NV: Tensor, teacher_logit_NV: Tensor) -> Tensor:
     """KL(p‖q) = Σ_v p(v) [log p(v) - log q(v)]. Source: arXiv 2306.08543, 2306.13649.
 
-    Its gradient at the student's logits, p(v) [log p(v) - log q(v) - KL(p‖q)], is found in the same
+    Of logits, where the others take log-probabilities.
+    """
+    return cast(Tensor, ReverseKL.apply(student_logit_NV, teacher_logit_NV))
+
+
+class ReverseKL(torch.autograd.Function):
+    """`reverse_kl` with its gradient in closed form.
+
+    The gradient at the student's logits, p(v) [log p(v) - log q(v) - KL(p‖q)], is found in the same
     pass over the logits, and scaled in place by the backward pass, of which there can be one only.
     """
 
