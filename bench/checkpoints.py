@@ -44,7 +44,9 @@ class Checkpoint:
     def load_selector(self, selector: Selector) -> None:
         """Put the memory of a rule that has one back."""
         if selector.has_memory:
-            selector.load_state_dict(torch.load(self.path / SELECTOR_FILE, weights_only=True))
+            selector.load_state_dict(
+                torch.load(self.path / SELECTOR_FILE, weights_only=True, map_location="cpu")
+            )
 
 
 def hold_trained_alone(accelerator: Accelerator, model: torch.nn.Module) -> None:

@@ -46,7 +46,7 @@ from bench.placement import (
 )
 from bench.plan import Plan
 from bench.population import quantiles
-from bench.processes import ALONE, Processes, Worked, is_sharded, run, shard
+from bench.processes import ALONE, Processes, Worked, is_sharded, reshard, run, shard
 from bench.progress import Progress, launched
 from bench.records import peak_memory_bytes
 from bench.registry import SelectorError, get_selector
@@ -124,6 +124,9 @@ class Trainer:
             hold_trained_alone(self.accelerator, loaded.student)
         student = Worked(loaded.student.to(self.accelerator.device))
         optimizer = make_optimizer(student, self.experiment)
+        if (plugin := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
+            # Autocast alone sets the precision: FSDP's own would round the loss as well.
+            plugin.mixed_precision_policy = None
         with warnings.catch_warnings():
             # Newer torch renames the setting; older ones know only this name.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -285,6 +288,7 @@ class Trainer:
 
         teacher_hidden_ND is of the own rows."""
         before_N = self.forward_kl(rollout)
+        reshard(self.student)
         weights = [parameter.detach().clone() for parameter in self.student.parameters()]
         state, rate = deepcopy(self.optimizer.state_dict()), deepcopy(self.schedule.state_dict())
         clipped, scored = self.totals.clipped_steps, self.totals.scored
@@ -292,6 +296,7 @@ class Trainer:
         whole = Selection(rollout.mask_BT, everything, float(everything.sum()))
         self.update(self.gradient(rollout, whole, teacher_hidden_ND).loss)
         after_N = self.forward_kl(rollout)
+        reshard(self.student)
         with torch.no_grad():
             for parameter, weight in zip(self.student.parameters(), weights, strict=True):
                 parameter.copy_(weight)
@@ -403,6 +408,7 @@ class Trainer:
 
     def update(self, loss: float) -> float:
         """Clip, AdamW step; returns the gradient's norm. Nothing is updated if it is not finite."""
+        reshard(self.student)
         limit = self.experiment.gradient_clip
         norm = full_number(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):

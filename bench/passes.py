@@ -184,8 +184,11 @@ def accumulate_loss(
         with torch.no_grad():
             teacher_ND = hidden_states(teacher, rollout, active_BT, settings, processes)
         scored = token_N.numel()
-    keeps_hidden = inputs.keeps_hidden and 0 < token_N.numel() == int(rollout.mask_BT.sum())
-    student_ND = torch.empty(0)
+    # Every process keeps them or none does: the panel then runs the same passes on all.
+    keeps_hidden = inputs.keeps_hidden and not processes.any(
+        token_N.numel() != int(rollout.mask_BT.sum())
+    )
+    student_ND = teacher_ND.new_empty(0, inner(student).config.hidden_size)
     chunk = settings.positions(vocabulary.size)
     total = 0.0
 
@@ -212,13 +215,14 @@ def accumulate_loss(
 
     batches = _micro_batches(active_BT, rollout.prompt_length_B, settings, processes)
     for number, (rows_M, batch_N) in enumerate(batches):
-        loss, hidden_ND = run(student, partial(loss_of, rows_M=rows_M, batch_N=batch_N))
-        if keeps_hidden:
-            if not student_ND.numel():
-                student_ND = hidden_ND.new_empty(token_N.numel(), hidden_ND.shape[-1])
-            student_ND[batch_N] = hidden_ND
-        total += float(loss.detach())
+        # DDP decides in the forward pass whether the backward pass exchanges gradients.
         with processes.accumulating(student, number + 1 == len(batches)):
+            loss, hidden_ND = run(student, partial(loss_of, rows_M=rows_M, batch_N=batch_N))
+            if keeps_hidden:
+                if not student_ND.numel():
+                    student_ND = hidden_ND.new_empty(token_N.numel(), hidden_ND.shape[-1])
+                student_ND[batch_N] = hidden_ND
+            total += float(loss.detach())
             # DDP and FSDP take the mean over processes; the loss is a sum over them.
             backward(loss if processes.size == 1 else loss * processes.size)
     known = (student_ND, teacher_ND) if keeps_hidden else (None, None)
@@ -326,7 +330,7 @@ def hidden_states(
     """hidden_ND that predicts the wanted tokens, in row-major order, without gradient."""
     width = inner(model).config.hidden_size
     count = int(wanted_BT.sum())
-    hidden_ND = torch.empty(0)
+    hidden_ND = torch.empty(0, width, device=wanted_BT.device)
     batches = _micro_batches(wanted_BT, rollout.prompt_length_B, settings, processes)
     for rows_M, batch_N in batches:
         found = run(model, partial(_backbone, rollout=rollout, rows_M=rows_M, wanted_BT=wanted_BT))

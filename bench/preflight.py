@@ -11,7 +11,6 @@ from transformers import GenerationConfig
 from bench.config import ConfigError, Runtime
 from bench.memory import Needs, needs, readable, shape_of
 from bench.models import LoadedPair, own_stop_ids, stop_ids
-from bench.passes import head_weight
 from bench.plan import Plan
 from bench.prompts import FilePrompts, PromptSet
 
@@ -229,7 +228,8 @@ def check_embeddings(loaded: LoadedPair) -> Check:
     said, wrong = [], []
     for side, model in (("student", loaded.student), ("teacher", loaded.teacher)):
         declared = bool(model.config.tie_word_embeddings)
-        is_tied = head_weight(model) is model.get_input_embeddings().weight
+        head = model.get_output_embeddings()
+        is_tied = head is not None and head.weight is model.get_input_embeddings().weight
         said.append(f"{side} {'tied' if is_tied else 'untied'}")
         if declared != is_tied:
             wrong.append(f"the {side} is {'un' * (not is_tied)}tied and its config says otherwise")

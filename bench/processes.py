@@ -43,6 +43,10 @@ class Worked(nn.Module):
         """The classes that FSDP shards one by one."""
         return getattr(self.model, "_no_split_modules", None)
 
+    def tie_weights(self) -> None:
+        """accelerate asks for this after it has moved a model."""
+        self.model.tie_weights()  # type: ignore[operator]
+
     def forward(self, work: Callable[[Any], T]) -> T:
         return work(self.model)
 
@@ -65,6 +69,15 @@ def is_sharded(model: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
+
+
+def reshard(model: nn.Module) -> None:
+    """Parameters that a forward pass without gradient left gathered, on their processes again."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def shard(model: nn.Module, **options: Any) -> Worked:
@@ -156,7 +169,7 @@ class Processes:
         return told[0]
 
     def accumulating(self, model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        """Around a backward pass: DDP exchanges gradients in the last of a step only."""
+        """Around a pass forward and backward: DDP exchanges gradients in a step's last only."""
         if is_last or not isinstance(model, DistributedDataParallel):
             return nullcontext()
         return model.no_sync()

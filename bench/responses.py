@@ -70,6 +70,8 @@ def respond(
     A sampled response is a function of the seed and its key, whatever the batch. With several
     `processes` (bench.processes.Processes) each answers its share, and gets all answers.
     """
+    import torch
+
     from bench.processes import ALONE, is_sharded, run
 
     processes = processes or ALONE
@@ -90,7 +92,8 @@ def respond(
             prompt_ids=[prompt_ids[row] for row in asked], keys=[keys[row] for row in asked],
             waits=waits,
         )  # fmt: skip
-        own.update(zip(batch, run(model, generate), strict=False))
+        with torch.no_grad():  # else DDP would prepare a backward pass, together with all others
+            own.update(zip(batch, run(model, generate), strict=False))
         report(len(own), len(rows))
     found = dict(processes.join_objects(list(own.items())))
     return [_read(tokenizer, found[row], decoding) for row in range(len(prompts))]

@@ -194,6 +194,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "sharded, full": lambda: stepped(sharded="torch", selector="full", keep=1.0),
     "sharded by accelerate": lambda: stepped(sharded="accelerate", selector="teachability"),
+    "sharded, extra passes": lambda: stepped(sharded="accelerate", selector="oracle_gain"),
     "answered": answered,
     "answered, sharded": lambda: answered(sharded="torch"),
 }

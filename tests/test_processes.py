@@ -61,7 +61,7 @@ def alone(name: str, of_one: dict) -> dict:
     plain = name.replace("sharded, one process only", "one process only")
     plain = {
         "sharded": "teachability", "sharded by accelerate": "teachability",
-        "sharded, full": "full, selected",
+        "sharded, full": "full, selected", "sharded, extra passes": "extra passes",
     }.get(plain, plain)  # fmt: skip
     if plain not in of_one:
         of_one[plain] = CASES[plain]()
