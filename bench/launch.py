@@ -107,11 +107,19 @@ def main(job: Path) -> None:
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
     except BenchError as error:
-        write_text(job.with_suffix(".error"), str(error))
+        _tell(job, str(error))
         sys.exit(error.exit_code)
     except Exception as error:
-        write_text(job.with_suffix(".error"), f"{type(error).__name__}: {error}")
+        _tell(job, f"{type(error).__name__}: {error}")
         raise
+
+
+def _tell(job: Path, message: str) -> None:
+    """Leave the message beside the job. The first process to fail knows the cause; the others only
+    lose it."""
+    told = job.with_suffix(".error")
+    if not told.exists():
+        write_text(told, message)
 
 
 def _follow(parent: int) -> None:

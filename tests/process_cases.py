@@ -4,6 +4,7 @@
 names, and writes OUT/RANK.pt. Not a test by itself.
 """
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,10 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from small_pair import pair_folder
+from torch.distributed import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.config import Experiment, Runtime
 from bench.engine import Timer, Trainer, make_optimizer
@@ -132,19 +136,54 @@ def stepped(
 
 
 def answered(sharded: str = "") -> dict[str, Any]:
-    """Responses to prompts of unequal length, greedy and sampled."""
-    one = trainer({}, sharded)
+    """Responses to prompts of unequal length, greedy and sampled; after an update, and to a single
+    prompt too, which leaves one process without any."""
+    one = trainer({}, sharded, selector="entropy")
+    rollout = one.rollout(0)
+    signals, scored = one.signals(rollout, 0, Timer(one.totals.seconds))
+    chosen = one.select(signals, rollout, 0)
+    one.update(one.gradient(rollout, chosen, scored.teacher_hidden_ND).loss)
     prompts = ["1+2=", "3", "12+34=", "5+6+7=", "8-1="]
     found = {}
     for temperature in (0.0, 1.0):
         decoding = Decoding(tuple(range(0, 657, 11)), 8, temperature, 1.0, 2, seed=0)
-        with torch.no_grad():
+        for asked in (prompts[:1], prompts):
             responses = respond(
-                one.student, one.pair.tokenizer, decoding, lambda *_: None, prompts,
-                [f"key {i}" for i in range(len(prompts))], one.processes,
+                one.student, one.pair.tokenizer, decoding, lambda *_: None, asked,
+                [f"key {i}" for i in range(len(asked))], one.processes,
             )  # fmt: skip
-        found[f"responses at {temperature}"] = [vars(response) for response in responses]
+            found[f"{len(asked)} at {temperature}"] = [vars(response) for response in responses]
     return found
+
+
+def exchanged() -> dict[str, Any]:
+    """How often DDP exchanges gradients in two steps of several micro-batches each."""
+    one, calls = trainer({"micro_batch": 2}, selector="full", keep=1.0), []
+    if isinstance(one.student, DistributedDataParallel):
+
+        def counting(state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+            calls.append(bucket.index())
+            return allreduce_hook(state, bucket)
+
+        one.student.register_comm_hook(None, counting)
+    counts = []
+    for step in range(2):
+        calls.clear()
+        rollout = one.rollout(step)
+        signals, scored = one.signals(rollout, step, Timer(one.totals.seconds))
+        chosen = one.select(signals, rollout, step)
+        one.update(one.gradient(rollout, chosen, scored.teacher_hidden_ND).loss)
+        counts.append(calls.count(0))
+    return {"exchanges": counts}
+
+
+def observed() -> dict[str, Any]:
+    """The shadow panel where one process keeps all of its tokens and the other does not."""
+    one = trainer({"shadow": ("entropy",)}, selector="random", keep=0.99)
+    one.processes.lead(lambda: one.plan.folder.create({}, {}))
+    one.step(0)
+    shadow = one.processes.lead(one.plan.folder.shadow.read_text)
+    return {"kept": json.loads(shadow)["kept"]}
 
 
 def joined() -> dict[str, Any]:
@@ -173,6 +212,8 @@ def joined() -> dict[str, Any]:
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "joined": joined,
+    "joined, gradients": exchanged,
+    "joined, panel": observed,
     "entropy": lambda: stepped(selector="entropy"),
     "teachability": lambda: stepped(selector="teachability"),
     "teachability, small pieces": lambda: stepped(

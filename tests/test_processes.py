@@ -129,6 +129,17 @@ def test_responses_are_shared_out_and_the_same(name, of_two):
         assert two[name] == one
 
 
+def test_gradients_are_exchanged_once_a_step(of_two):
+    for found in of_two:
+        assert found["joined, gradients"]["exchanges"] == [1, 1]
+
+
+def test_the_panel_does_not_depend_on_what_one_process_keeps(of_two):
+    one = CASES["joined, panel"]()
+    for two in of_two:
+        assert two["joined, panel"] == one
+
+
 def test_collectives(of_two):
     for found in (result["joined"] for result in of_two):
         assert found["join"].tolist() == [0, 1, 2, 10, 11, 12, 13]
