@@ -24,10 +24,10 @@ from torch import Tensor
 
 from bench.compatibility import PROXIES, TopLists, gradient_norms
 from bench.config import ConfigError, Diagnosis, Experiment, Runtime
-from bench.engine import make_accelerator
 from bench.models import Agreement, Vocabulary, content_sha256, load_model, read_agreement
 from bench.pairs import Pair, pair_of
 from bench.passes import PassSettings, head_weight, hidden_states, project
+from bench.processes import make_accelerator
 from bench.progress import Progress
 from bench.prompts import Prompt, PromptFile, get_held_out, get_prompts
 from bench.records import RunFolder, digest8, write_json

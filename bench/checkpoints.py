@@ -107,8 +107,7 @@ def save_checkpoint(
 
     try:
         processes.lead(lambda: shutil.rmtree(temporary, ignore_errors=True))
-        accelerator.save_state(str(temporary))
-        accelerator.wait_for_everyone()
+        processes.together(lambda: accelerator.save_state(str(temporary)))
         processes.lead(finish)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -631,19 +631,24 @@ def main(arguments: list[str] | None = None) -> None:
     except ValidationError as error:
         fail(one_line(error), 2)
     except BenchError as error:
-        fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code, error.process)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 3)
 
 
-def fail(message: str, code: int) -> None:
-    """One line on standard error, and the exit code; a caret keeps the two lines it stands in."""
-    from bench.progress import speaks
+def fail(message: str, code: int, process: int | None = None) -> None:
+    """One line on standard error, and the exit code; a caret keeps the two lines it stands in.
+
+    Of several processes only the first prints, and another what befell it alone.
+    """
+    from bench.progress import rank
 
     prefix = "bench: " if code == 3 else "bench: error: "
+    if rank():
+        prefix += f"process {rank()}: "
     lines = message.rstrip().split("\n")
     shown = lines[-2:] if len(lines) > 2 and lines[-1].strip() == "^" else []
-    if not speaks():
+    if rank() != (process or 0):
         raise SystemExit(code)
     told = " ".join(" ".join(lines[: len(lines) - len(shown)]).split())
     print("\n".join([prefix + told, *shown]), file=sys.stderr)

@@ -66,6 +66,8 @@ class BenchError(Exception):
     """Something this package can explain in one line. The command line exits with 1."""
 
     exit_code = 1
+    process: int | None = None
+    """The one that it befell, of several launched together; None where it befalls all."""
 
 
 class ConfigError(BenchError, ValueError):

@@ -19,15 +19,16 @@ from bench.bootstrap import significant
 from bench.compatibility import GRADIENTS, PROXIES
 from bench.config import ConfigError, Diagnosis, Experiment, Runtime
 from bench.diagnostic import Analysis, Measured, make_record
-from bench.engine import StopRequest, make_accelerator
 from bench.gain import RESOLUTION, gains, measure
 from bench.keys import keyed_uniform
 from bench.plan import identity_of
+from bench.processes import make_accelerator
 from bench.progress import Progress, open_progress
 from bench.records import provenance, write_text
 from bench.registry import Selector, SelectorError, get_selector, selector_names
 from bench.rows import read_rows
 from bench.signals import EXTRA_SIGNALS
+from bench.stopping import StopRequest
 from bench.updates import Update, make_updates
 
 NOT_OF_THE_UPDATE = ("selector", "selector_params", "keep")

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import BenchError, ConfigError, Experiment, Runtime
-from bench.engine import make_accelerator
 from bench.models import LoadedPair, Tokenizers, load_pair, load_tokenizers
 from bench.passes import PassSettings, score_rollout
 from bench.plan import Plan, make_plan
 from bench.preflight import Check, preflight
+from bench.processes import make_accelerator
 from bench.prompts import PromptSet
 from bench.rollout import sample_rollout
 

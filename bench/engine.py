@@ -1,11 +1,9 @@
 """The training loop: rollout, signals, score, select, loss, step, in that order."""
 
 import math
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,20 +11,18 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import get_scheduler
 
 from bench import extras
 from bench.adapters import add_adapter
 from bench.budget import select_tokens
 from bench.checkpoints import hold_trained_alone, last_checkpoint, save_checkpoint
-from bench.config import BenchError, ConfigError, Experiment, Runtime, Stopped
+from bench.config import BenchError, ConfigError, Runtime, Stopped
 from bench.keep import keep_at
 from bench.models import LoadedPair
 from bench.objectives import token_scale
+from bench.optimizer import make_optimizer, make_schedule
 from bench.passes import (
     LossInputs,
     LossOutputs,
@@ -46,14 +42,24 @@ from bench.placement import (
 )
 from bench.plan import Plan
 from bench.population import quantiles
-from bench.processes import ALONE, Processes, Worked, is_sharded, reshard, run, shard
-from bench.progress import Progress, launched
+from bench.processes import (
+    ALONE,
+    Processes,
+    Worked,
+    is_sharded,
+    make_accelerator,
+    reshard,
+    run,
+    shard,
+)
+from bench.progress import Progress
 from bench.records import peak_memory_bytes
 from bench.registry import SelectorError, get_selector
 from bench.rollout import Rollout, join_rollouts, sample_rollout
 from bench.shadow import Shadow
 from bench.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
-from bench.trackers import open_trackers
+from bench.stopping import StopRequest
+from bench.trackers import Track, open_trackers
 from bench.vllm_rollout import VllmSampler, VllmSettings
 
 
@@ -321,7 +327,8 @@ class Trainer:
         experiment, selector = self.experiment, self.selector
         score_BT = self.processes.of_main(selector(signals))
         scheduled = keep_at(experiment.keep, step, experiment.steps)
-        keep = selector.step_keep if selector.sets_keep else scheduled
+        # Set from scores that each process rounded for itself: the main one's counts, too.
+        keep = self.processes.lead(lambda: selector.step_keep) if selector.sets_keep else scheduled
         if selector.kind == "weight":
             weight_BT = torch.where(signals.mask_BT, score_BT.float(), 0)
             square = float(weight_BT.double().square().sum())
@@ -470,7 +477,7 @@ def full_number(value: Any) -> float:
     return float(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
-def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_curve) -> Totals:
+def train(trainer: Trainer, progress: Progress, stop: StopRequest, evaluate_curve) -> Totals:
     """All remaining steps, from the last checkpoint on. `evaluate_curve(step)` -> task -> mean.
 
     Raises Stopped after saving when asked to stop, BenchError for a loss that is not finite.
@@ -486,21 +493,26 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
     trainer.place_frozen()
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
-    tracked = open_trackers(
-        runtime.log_with, folder.path, experiment.all_values(),
-        is_main=trainer.accelerator.is_main_process,
-    )  # fmt: skip
-    with tracked as track, stop.deferred():
+    tracks: list[Track] = []
+
+    def log(line: dict[str, Any]) -> None:
+        folder.append_metrics(line)
+        for track in tracks:
+            track(line)
+
+    with ExitStack() as held, stop.deferred():
+        opened = open_trackers(runtime.log_with, folder.path, experiment.all_values())
+        processes.lead(lambda: tracks.append(held.enter_context(opened)))
         for step in range(first, experiment.steps):
             try:
                 line = trainer.step(step)
             except BenchError as error:
-                raise type(error)(f"step {step + 1}: {error}{_last_good(trainer)}") from error
+                told = type(error)(f"step {step + 1}: {error}{_last_good(trainer)}")
+                told.process = error.process
+                raise told from error
             if experiment.eval_every and (step + 1) % experiment.eval_every == 0:
                 line["evaluation"] = evaluate_curve(step + 1)
-            if processes.is_main:
-                folder.append_metrics(line)
-            track(line)
+            processes.lead(partial(log, line))
             progress.update(step + 1, loss=line["loss"], keep=line["realised_keep"])
             trainer.totals.wall = perf_counter() - began
             last, stops = step + 1 == experiment.steps, processes.any(stop.requested)
@@ -520,59 +532,6 @@ def train(trainer: Trainer, progress: Progress, stop: "StopRequest", evaluate_cu
 def _last_good(trainer: Trainer) -> str:
     checkpoint = last_checkpoint(trainer.plan.folder.checkpoints)
     return f"; the last good checkpoint is {checkpoint.path}" if checkpoint else ""
-
-
-def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
-    """Device, precision and processes.
-
-    Raises BenchError for a device that is not there, and where a launcher started more processes
-    than found each other: each would train a run of its own.
-    """
-    mixed = "bf16" if experiment.dtype == "bfloat16" else "no"
-    # accelerate holds the precision of the first Accelerator for the whole process.
-    AcceleratorState._reset_state()
-    # No model here has buffers that training changes; each forward pass would send them.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(
-        mixed_precision=mixed, cpu=runtime.device == "cpu", kwargs_handlers=[ddp]
-    )
-    if accelerator.num_processes != launched():
-        raise BenchError(
-            f"{launched()} processes were launched, and accelerate joins "
-            f"{accelerator.num_processes}: without GPUs, launch with ACCELERATE_USE_CPU=true "
-            f"accelerate launch --multi_gpu --num_processes {launched()}"
-        )
-    if runtime.device not in ("auto", accelerator.device.type):
-        raise BenchError(
-            f"device: {runtime.device!r} is not available here: {accelerator.device.type}"
-        )
-    return accelerator
-
-
-def make_optimizer(model: torch.nn.Module, experiment: Experiment) -> torch.optim.AdamW:
-    """AdamW; weight decay leaves out gains and biases."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=experiment.learning_rate,
-        betas=(experiment.adam_beta1, experiment.adam_beta2),
-        weight_decay=experiment.weight_decay,
-    )
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, experiment: Experiment):
-    """The learning rate over the steps: linear warm-up, then the named shape."""
-    name = {"constant": "constant_with_warmup"}.get(experiment.schedule, experiment.schedule)
-    return get_scheduler(
-        name,
-        optimizer,
-        num_warmup_steps=experiment.warmup_steps,
-        num_training_steps=experiment.steps,
-    )
 
 
 def summarise(signals: TokenSignals, selected_BT: Tensor) -> dict[str, dict[str, float]]:
@@ -607,41 +566,3 @@ class Timer:
         start = perf_counter()
         yield
         self.add(name, perf_counter() - start)
-
-
-class StopRequest:
-    """Ctrl-C and SIGTERM: a training step is finished and saved first; a second stops at once.
-
-    Outside training (loading, evaluation) there is nothing to save, and the first stops at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._is_deferred = False
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Inside, a signal only sets `requested`; the block looks at it when it can stop."""
-        self._is_deferred = True
-        try:
-            yield
-        finally:
-            self._is_deferred = False
-
-    @contextmanager
-    def installed(self) -> Iterator["StopRequest"]:
-        """Handles the two signals; only the main thread can, elsewhere this does nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self.requested or not self._is_deferred:
-            raise Stopped("stopped at once; the same command goes on from there")
-        self.requested = True

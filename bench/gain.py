@@ -8,10 +8,11 @@ import torch
 
 from bench.bank import Bank, code_digest, column_array, read_column, write_table
 from bench.config import Runtime
-from bench.engine import StopRequest, make_accelerator
 from bench.passes import head_weight, hidden_states, project
+from bench.processes import make_accelerator
 from bench.progress import Progress
 from bench.signals import chunk_signals
+from bench.stopping import StopRequest
 from bench.updates import Update
 
 DIVERGENCES = ("forward_kl", "reverse_kl")

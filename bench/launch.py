@@ -23,8 +23,8 @@ from bench.records import RunFolder, RunInUse, RunRecord, write_json, write_text
 from bench.run import OnCurve, run_experiment
 
 POLL_S = 1.0
-GRACE_S = 120.0
-"""Seconds that a run which was asked to stop has for saving."""
+GRACE_S = 600
+"""Seconds that a run which was asked to stop has for finishing its step and saving."""
 LAST_LINES = 5
 
 
@@ -81,7 +81,7 @@ def _start(launch: str, job: Path, log: Path) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env={**os.environ, "PATH": path},
+                env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_S), **os.environ, "PATH": path},
                 start_new_session=True,
             )
     except OSError as error:

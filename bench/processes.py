@@ -5,12 +5,13 @@ own rows of the batch (contiguous, in rank order); statistics of tokens are join
 process scores and selects over the whole batch.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     broadcast,
     broadcast_object_list,
@@ -22,7 +23,8 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.config import BenchError
+from bench.config import BenchError, Experiment, Runtime, Stopped
+from bench.progress import launched
 
 T = TypeVar("T")
 
@@ -163,10 +165,43 @@ class Processes:
                 told[1] = raised
             except BaseException as raised:
                 error, told[1] = raised, BenchError(f"{type(raised).__name__}: {raised}")
+            if told[1] is not None:
+                _of(told[1], 0)
         broadcast_object_list(told)
         if told[1] is not None:
-            raise error or told[1]
+            raise error or _of(told[1], 0)
         return told[0]
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` returns here; where it fails on any process, an error on all."""
+        if self.size == 1:
+            return work()
+        done: T | None = None
+        error: Exception | None = None
+        try:
+            done = work()
+        except Exception as raised:
+            error = raised
+        own = None if error is None else (self.index, f"{type(error).__name__}: {error}")
+        failed = [found for found in self.join_objects([own]) if found is not None]
+        if error is not None:
+            raise error
+        if failed:
+            index, message = failed[0]
+            raise _of(BenchError(f"process {index}: {message}"), index)
+        return cast(T, done)
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """An error inside says whose it is: the command line prints those of every process."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except BenchError as error:
+            if self.size > 1 and error.process is None:
+                _of(error, self.index)
+            raise
 
     def accumulating(self, model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         """Around a pass forward and backward: DDP exchanges gradients in a step's last only."""
@@ -176,3 +211,42 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _of(error: BenchError, process: int) -> BenchError:
+    """The error, as that of one process; pickling an error does not keep it."""
+    error.process = process
+    return error
+
+
+def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
+    """Device, precision and processes.
+
+    Raises BenchError for a device that is not there, where a launcher started more processes than
+    found each other (each would train a run of its own), and where it divides each loss.
+    """
+    mixed = "bf16" if experiment.dtype == "bfloat16" else "no"
+    # accelerate holds the precision of the first Accelerator for the whole process.
+    AcceleratorState._reset_state()
+    # No model here has buffers that training changes; each forward pass would send them.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(
+        mixed_precision=mixed, cpu=runtime.device == "cpu", kwargs_handlers=[ddp]
+    )
+    if accelerator.num_processes != launched():
+        raise BenchError(
+            f"{launched()} processes were launched, and accelerate joins "
+            f"{accelerator.num_processes}: without GPUs, launch with ACCELERATE_USE_CPU=true "
+            f"accelerate launch --multi_gpu --num_processes {launched()}"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise BenchError(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS: "
+            f"{accelerator.gradient_accumulation_steps} is not accepted: a step's gradient is "
+            "already summed over its micro-batches (--micro-batch); leave it out of the launch"
+        )
+    if runtime.device not in ("auto", accelerator.device.type):
+        raise BenchError(
+            f"device: {runtime.device!r} is not available here: {accelerator.device.type}"
+        )
+    return accelerator

@@ -21,9 +21,14 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Which of the processes launched together this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def speaks() -> bool:
     """Is this the process, of those launched together, that prints?"""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 class Progress:

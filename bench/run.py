@@ -1,53 +1,40 @@
 """Experiment -> RunRecord: baselines, training, evaluation, record and result row."""
 
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.adapters import is_adapter
 from bench.config import BenchError, ConfigError, Experiment, Runtime, rows_file
-from bench.engine import StopRequest, Totals, Trainer, make_accelerator, train
-from bench.evaluate import TaskResult, evaluate
-from bench.mathsets import data_sha256
+from bench.engine import Totals, Trainer, train
+from bench.examiner import Baseline, Examiner, Results
 from bench.models import commit_of, load_model, load_pair, load_tokenizer, pair_chat, stop_ids
 from bench.pairs import alone, pair_of
 from bench.plan import Plan, make_plan
 from bench.preflight import preflight, refuse_failures
-from bench.processes import Processes
+from bench.processes import Processes, make_accelerator
 from bench.progress import Progress, open_progress
 from bench.prompts import FilePrompts
 from bench.records import (
     RunRecord,
     append_row,
-    digest8,
     provenance,
     reset_peak_memory,
     sync,
     write_json,
 )
 from bench.stats import mean_estimate, paired_difference
-from bench.tasklist import Asking, asking_of, check_tasks, task_settings
+from bench.stopping import StopRequest
+from bench.tasklist import asking_of, check_tasks, task_settings
 from bench.vllm_rollout import require_vllm
 
 OnCurve = Callable[[int, dict[str, float]], None]
-Results = dict[str, TaskResult]
-"""task -> result, of one model."""
-
-EVALUATION_CODE = (
-    "tasks", "answers.py", "arithmetic.py", "chat.py", "compare.py", "evaluate.py", "keys.py",
-    "mathsets.py", "responses.py", "rollout.py",
-)  # fmt: skip
-"""What a cached baseline depends on besides the model, the data and the settings."""
 
 
 def run_experiment(
@@ -71,7 +58,7 @@ def run_experiment(
         processes.lead(lambda: held.enter_context(plan.folder.lock()) and None)
         progress = held.enter_context(open_progress(runtime.progress))
         if processes.lead(lambda: plan.folder.state) != "done":
-            with StopRequest().installed() as stop:
+            with StopRequest().installed() as stop, processes.blamed():
                 _run(plan, runtime, progress, stop, on_curve)
 
         def finish() -> RunRecord:
@@ -108,16 +95,15 @@ def _run(
         runtime, asking_of(experiment, loaded.chat), folder.log, progress, processes
     )
     items = experiment.eval_items
-    results = {
-        "untrained": examiner.cached(
-            trainer.student, loaded.tokenizer, experiment.eval_tasks,
-            loaded.student_stop_ids, plan.baseline_key("student", commits), "untrained", items,
-        ),
-        "teacher": examiner.cached(
-            trainer.teacher, loaded.tokenizer, experiment.eval_tasks,
-            loaded.teacher_stop_ids, plan.baseline_key("teacher", commits), "teacher", items,
-        ),
-    }  # fmt: skip
+    student = Baseline(
+        "untrained", trainer.student, loaded.tokenizer, loaded.student_stop_ids,
+        plan.baseline_key("student", commits),
+    )  # fmt: skip
+    teacher = Baseline(
+        "teacher", trainer.teacher, loaded.tokenizer, loaded.teacher_stop_ids,
+        plan.baseline_key("teacher", commits),
+    )  # fmt: skip
+    results = examiner.baselines((student, teacher), experiment.eval_tasks, items)
 
     def curve(step: int) -> dict[str, float]:
         found = examiner.examine(
@@ -125,8 +111,8 @@ def _run(
             "curve", experiment.curve_items,
         )  # fmt: skip
         means = {task: result.mean for task, result in found.items()}
-        if on_curve is not None:
-            on_curve(step, means)
+        if (hear := on_curve) is not None:
+            processes.lead(lambda: hear(step, means))
         return means
 
     totals = train(trainer, progress, stop, curve)
@@ -146,108 +132,6 @@ def _run(
         folder.write_record(_record(plan, totals, results, examiner, trainer, peak))
 
     processes.lead(write)
-
-
-class Examiner:
-    """Scores models on tasks, counts the seconds, and keeps baselines by content."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        asking: Asking,
-        log: Path | None,
-        progress: Progress,
-        processes: Processes,
-    ):
-        self.runtime, self.asking = runtime, asking
-        self.progress, self.processes = progress, processes
-        self.log = log if self.processes.is_main else None
-        self.seconds = 0.0
-        self.curve_seconds = 0.0
-        """The part of `seconds` that passed inside the training loop."""
-
-    def examine(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        tasks: Sequence[str],
-        stops: tuple[int, ...],
-        label: str,
-        limit: int | None = None,
-    ) -> Results:
-        start = perf_counter()
-        phases: set[str] = set()
-
-        def report(task: str, done: int, total: int) -> None:
-            if task not in phases:
-                phases.add(task)
-                self.progress.start(f"evaluate {label} on {task}", total)
-            self.progress.update(done)
-
-        with self.processes.autocast():
-            results = evaluate(
-                model,
-                tokenizer,
-                tasks,
-                stop_ids=stops,
-                batch_size=self.runtime.eval_batch,
-                asking=self.asking,
-                limit=limit,
-                log_file=self.log,
-                progress=report if label != "curve" else None,
-                processes=self.processes,
-            )
-        passed = perf_counter() - start
-        self.seconds += passed
-        self.curve_seconds += passed if label == "curve" else 0.0
-        return results
-
-    def cached(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        tasks: Sequence[str],
-        stops: tuple[int, ...],
-        sha256: str,
-        label: str,
-        limit: int | None = None,
-    ) -> Results:
-        """The results of a model that no run changes, evaluated once per content and task."""
-        results = {}
-        for task in tasks:
-            key = digest8(
-                {
-                    "model": sha256,
-                    "task": task,
-                    "code": evaluation_code_sha256(),
-                    "data": data_sha256(data) if (data := task_settings(task).data) else None,
-                    "asking": asdict(self.asking.of(task)),
-                    "stops": sorted(stops),
-                    "limit": limit,
-                    "precision": self.processes.precision,
-                }
-            )
-            file = self.runtime.runs_dir / "baselines" / f"{label}-{task}-{key}.json"
-            known = self.processes.lead(lambda f=file: f.read_text() if f.is_file() else None)
-            if known is not None:
-                results[task] = TaskResult.from_json(json.loads(known))
-                continue
-            results |= self.examine(model, tokenizer, [task], stops, label, limit)
-            if self.processes.is_main:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, results[task].to_json())
-        return results
-
-
-def evaluation_code_sha256() -> str:
-    """Hash of the task files and of the code that scores them."""
-    digest = hashlib.sha256()
-    for name in EVALUATION_CODE:
-        path = Path(__file__).parent / name
-        files = [path] if path.is_file() else sorted(path.glob("*.[py]*"))
-        for file in files:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def save_model(

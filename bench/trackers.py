@@ -45,15 +45,12 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def open_trackers(
-    names: Sequence[str], run: Path, config: Mapping[str, Any], *, is_main: bool = True
-) -> Iterator[Track]:
+def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any]) -> Iterator[Track]:
     """track(line) of metrics, for the trackers named; they are closed however the block ends.
 
     `run` is the run folder, its name that of the run, its metrics.jsonl cut to the steps that hold.
-    Processes other than the main one send nothing.
     """
-    if not names or not is_main:
+    if not names:
         yield lambda line: None
         return
     folder = run / FOLDER

@@ -17,13 +17,15 @@ import torch
 
 from bench.bank import Bank
 from bench.config import ConfigError, Experiment, Runtime
-from bench.engine import Selection, StopRequest, Trainer, make_accelerator, train
+from bench.engine import Selection, Trainer, train
 from bench.models import content_sha256, load_model, load_pair
 from bench.plan import Plan, identity_of, make_plan
+from bench.processes import make_accelerator
 from bench.progress import Progress
 from bench.prompts import get_prompts
 from bench.records import digest8
 from bench.rollout import Rollout, join_rollouts
+from bench.stopping import StopRequest
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.config import Experiment, Runtime
-from bench.engine import Timer, Trainer, make_optimizer
+from bench.config import BenchError, Experiment, Runtime, Stopped
+from bench.engine import Timer, Trainer
 from bench.models import load_pair
+from bench.optimizer import make_optimizer
 from bench.plan import make_plan
 from bench.processes import Processes, Worked, shard
 from bench.responses import Decoding, respond
@@ -55,10 +56,13 @@ class Counted(torch.nn.Module):
         self.count += 1
 
 
-def shard_as_accelerate(accelerator: Accelerator, student: Worked) -> torch.nn.Module:
-    """What `accelerator.prepare` does to a model under FSDP2, which it only starts on a GPU."""
+def shard_as_accelerate(accelerator: Accelerator, student: Worked, by_one: bool) -> torch.nn.Module:
+    """What `accelerator.prepare` does to a model under FSDP2, which it only starts on a GPU.
+
+    `by_one`: the main process alone has the weights, and sends the others theirs.
+    """
     plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=by_one
     )
     stand_in = SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="no", is_main_process=True,
@@ -79,8 +83,10 @@ def trainer(runtime: dict[str, Any], sharded: str = "", **values: Any) -> Traine
     if sharded:
 
         def prepare_sharded(self: Accelerator, student: Worked, _: Any) -> tuple[Any, Any]:
-            by_torch = sharded == "torch"
-            whole = shard(student.model) if by_torch else shard_as_accelerate(self, student)
+            if sharded == "torch":
+                whole = shard(student.model)
+            else:
+                whole = shard_as_accelerate(self, student, sharded == "accelerate, by one")
             return whole, make_optimizer(whole, experiment)
 
         Accelerator.prepare = prepare_sharded  # type: ignore[method-assign]
@@ -186,6 +192,37 @@ def observed() -> dict[str, Any]:
     return {"kept": json.loads(shadow)["kept"]}
 
 
+def failed() -> dict[str, Any]:
+    """What every process hears of work that fails on one, and whom the error names."""
+    processes = Processes(Accelerator(cpu=True))
+    found = {}
+    for index in range(2):
+
+        def work(index: int = index) -> str:
+            if processes.index == index:
+                raise OSError("no space left")
+            return "done"
+
+        try:
+            found[f"together {index}"] = processes.together(work)
+        except Exception as error:
+            whose = getattr(error, "process", None)
+            found[f"together {index}"] = (f"{type(error).__name__}: {error}", whose)
+    errors = (BenchError("lead"), Stopped("stopped"), BenchError("here"))
+    for error, place in zip(errors, (processes.lead, lambda work: work(), None), strict=True):
+
+        def work(error: BenchError = error) -> None:
+            raise error
+
+        try:
+            with processes.blamed():
+                place(work) if place is not None else work()
+        except BenchError as raised:
+            found[str(raised)] = raised.process
+    found["all is well"] = processes.together(lambda: processes.index)
+    return found
+
+
 def joined() -> dict[str, Any]:
     """The collectives themselves."""
     processes = Processes(Accelerator(cpu=True))
@@ -214,6 +251,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "joined": joined,
     "joined, gradients": exchanged,
     "joined, panel": observed,
+    "joined, errors": failed,
     "entropy": lambda: stepped(selector="entropy"),
     "teachability": lambda: stepped(selector="teachability"),
     "teachability, small pieces": lambda: stepped(
@@ -235,6 +273,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "sharded, full": lambda: stepped(sharded="torch", selector="full", keep=1.0),
     "sharded by accelerate": lambda: stepped(sharded="accelerate", selector="teachability"),
+    "sharded, sent by one": lambda: stepped(sharded="accelerate, by one", selector="teachability"),
     "sharded, extra passes": lambda: stepped(sharded="accelerate", selector="oracle_gain"),
     "answered": answered,
     "answered, sharded": lambda: answered(sharded="torch"),

@@ -14,12 +14,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from bench.adapters import add_adapter, base_of, is_adapter, weight_sharing_copy
 from bench.cli import main
 from bench.config import LORA_TARGETS, ConfigError, Experiment, Runtime, Stopped
-from bench.engine import StopRequest, Trainer, train
+from bench.engine import Trainer, train
 from bench.models import content_sha256, load_model, load_pair
 from bench.passes import PassSettings, hidden_states
 from bench.plan import make_plan
 from bench.progress import Progress
 from bench.run import evaluate_checkpoint, merge_checkpoint, run_experiment, scores_of
+from bench.stopping import StopRequest
 
 LORA = {"lora": 4, "learning_rate": 1e-2}
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)

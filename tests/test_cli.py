@@ -124,7 +124,7 @@ def test_baselines_are_evaluated_once(finished, monkeypatch):
 
     runs, record = finished
     seen = []
-    from bench import run as module
+    from bench import examiner as module
 
     inner = module.evaluate
     monkeypatch.setattr(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from small_pair import pair_folder
 
 from bench.checkpoints import last_checkpoint
 from bench.config import BenchError, ConfigError, Experiment, Runtime, Stopped
-from bench.engine import StopRequest, Timer, Trainer, train
+from bench.engine import Timer, Trainer, train
 from bench.keys import keyed_uniform
 from bench.models import load_pair
 from bench.plan import make_plan
 from bench.progress import Progress
 from bench.run import run_experiment
+from bench.stopping import StopRequest
 
 SMALL = {"prompts_per_step": 6, "max_new_tokens": 10, "steps": 3, "eval_items": 8, "k": 8}
 QUIET = {"device": "cpu", "progress": "off"}
@@ -409,7 +411,7 @@ def test_the_learning_curve_is_measured_when_asked_for_and_changes_nothing(tmp_p
 
 def test_seconds_of_a_curve_are_counted_once(tmp_path, monkeypatch):
     now = iter(range(10_000))
-    monkeypatch.setattr("bench.run.perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr("bench.examiner.perf_counter", lambda: float(next(now)))
     monkeypatch.setattr("bench.engine.perf_counter", lambda: 0.0)  # the loop itself takes no time
     record = run_experiment(
         experiment(eval_every=1, curve_items=2), Runtime(runs_dir=tmp_path, **QUIET)
@@ -538,3 +540,20 @@ def test_a_trainer_samples_through_vllm(tmp_path, monkeypatch):
 def test_vllm_gives_no_hidden_states_to_reuse(tmp_path):
     with pytest.raises(ConfigError, match="reuse_hidden: vllm gives no hidden states"):
         trainer(tmp_path, {"reuse_hidden": True}, rollout="vllm")
+
+
+def test_under_fsdp_autocast_alone_sets_the_precision(tmp_path, monkeypatch):
+    """FSDP's own policy would round what a forward pass returns, the loss included."""
+    from bench.processes import make_accelerator
+
+    plugin = SimpleNamespace(mixed_precision_policy="half")
+
+    def with_plugin(*given):
+        made = make_accelerator(*given)
+        made.state.fsdp_plugin = plugin
+        return made
+
+    monkeypatch.setattr("bench.engine.make_accelerator", with_plugin)
+    found = trainer(tmp_path, dtype="bfloat16")
+    assert plugin.mixed_precision_policy is None
+    assert found.accelerator.mixed_precision == "bf16"

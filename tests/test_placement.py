@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.config import ConfigError
-from bench.engine import StopRequest, train
+from bench.engine import train
 from bench.gradients import logit_gradient_norm
 from bench.models import load_model
 from bench.objectives import DEFAULTS, token_loss
@@ -28,6 +28,7 @@ from bench.placement import (
 )
 from bench.progress import Progress
 from bench.signals import SIGNAL_NAMES, Chunk
+from bench.stopping import StopRequest
 
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)
 CPU = torch.device("cpu")

@@ -61,6 +61,7 @@ def alone(name: str, of_one: dict) -> dict:
     plain = name.replace("sharded, one process only", "one process only")
     plain = {
         "sharded": "teachability", "sharded by accelerate": "teachability",
+        "sharded, sent by one": "teachability",
         "sharded, full": "full, selected", "sharded, extra passes": "extra passes",
     }.get(plain, plain)  # fmt: skip
     if plain not in of_one:
@@ -140,6 +141,18 @@ def test_the_panel_does_not_depend_on_what_one_process_keeps(of_two):
         assert two["joined, panel"] == one
 
 
+def test_an_error_on_one_process_is_heard_by_all_and_named(of_two):
+    for index, found in enumerate(result["joined, errors"] for result in of_two):
+        for failing in range(2):
+            own = ("OSError: no space left", None)
+            heard = (f"BenchError: process {failing}: OSError: no space left", failing)
+            assert found[f"together {failing}"] == (own if failing == index else heard)
+        assert found["all is well"] == index
+        assert found["lead"] == 0  # the main process's, wherever it is raised
+        assert found["here"] == index
+        assert found["stopped"] is None
+
+
 def test_collectives(of_two):
     for found in (result["joined"] for result in of_two):
         assert found["join"].tolist() == [0, 1, 2, 10, 11, 12, 13]
@@ -161,13 +174,13 @@ def test_collectives(of_two):
 # --- the command itself --------------------------------------------------------------------------
 
 RUN = ["run", "--steps", "4", "--prompts-per-step", "6", "--max-new-tokens", "10", "--eval-items",
-       "6", "--selector", "teachability", "--checkpoint-every", "1", "--json", "--shadow",
-       "entropy", "--token-bank", "2", "--eval-every", "2"]  # fmt: skip
+       "6", "--checkpoint-every", "1", "--json", "--shadow", "entropy", "--token-bank", "2",
+       "--eval-every", "2", "--log-with", "tensorboard"]  # fmt: skip
 
 
-def bench(folder: Path, *launch: str, **environment: str):
+def bench(folder: Path, *launch: str, selector: str = "teachability", **environment: str):
     command = [sys.executable, "-W", "ignore", *launch, "-m", "bench", *RUN]
-    command += ["--pair", str(pair_folder()), "--runs-dir", str(folder)]
+    command += ["--selector", selector, "--pair", str(pair_folder()), "--runs-dir", str(folder)]
     return subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600,
         cwd=folder.parent,
@@ -189,11 +202,33 @@ def test_accelerate_launch_on_two_processes_gives_the_record_of_one(tmp_path):
     assert kept[0] == kept[1] and len(kept[0]) == 4
     banks = [pd.read_parquet(Path(record["folder"], "token_bank")) for record in (one, two)]
     pd.testing.assert_frame_equal(banks[0], banks[1], check_exact=False, atol=1e-5, rtol=1e-5)
+    events = list(Path(two["folder"], "trackers").rglob("events.*"))
+    assert len(events) == len(list(Path(one["folder"], "trackers").rglob("events.*")))
     (rows,) = (tmp_path / "two" / "rows.jsonl").read_text().splitlines()
     assert json.loads(rows)["run_id"] == one["run_id"]
     # The folder is finished for one process too, and its checkpoint is the same model.
     again = bench(tmp_path / "two")
     assert json.loads(again.stdout) == two
+
+
+def test_an_error_on_another_process_is_printed(tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text(
+        "import os\nfrom bench import selector\n\n\n@selector('apart')\ndef apart(signals):\n"
+        "    return signals.uniform_BT * (float('nan') if os.environ.get('RANK') == '1' else 1)\n"
+    )
+    launch = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--main_process_port", free_port()]
+    place = tmp_path / "runs"
+    done = bench(place, *launch, selector=f"{rule}:apart", ACCELERATE_USE_CPU="true")
+    assert done.returncode != 0
+    assert "bench: error: process 1: step 1: selector" in done.stderr and "NaN" in done.stderr
+
+
+def test_a_launch_that_divides_the_loss_is_refused(tmp_path):
+    done = bench(tmp_path / "runs", ACCELERATE_GRADIENT_ACCUMULATION_STEPS="2")
+    assert done.returncode == 1
+    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS: 2 is not accepted" in done.stderr
+    assert not (tmp_path / "runs" / "rows.jsonl").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs they do find each other")

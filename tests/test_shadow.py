@@ -14,11 +14,12 @@ from test_engine import QUIET, SMALL, experiment, run_steps, same, trainer, weig
 from bench import token_bank
 from bench.checkpoints import last_checkpoint
 from bench.config import BenchError, Experiment, Runtime, Stopped
-from bench.engine import StopRequest, train
+from bench.engine import train
 from bench.panel import BINS
 from bench.progress import Progress
 from bench.registry import selector_names
 from bench.run import run_experiment
+from bench.stopping import StopRequest
 from bench.token_classes import TOKEN_CLASSES
 
 ALL = {"shadow": ("all",), "token_bank": 1}

@@ -8,10 +8,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_engine import experiment, metrics_lines, trainer
 
 from bench.config import ConfigError, Runtime, Stopped
-from bench.engine import StopRequest, train
+from bench.engine import train
 from bench.plan import make_plan
 from bench.progress import Progress
 from bench.run import run_experiment
+from bench.stopping import StopRequest
 from bench.trackers import check_installed, open_trackers, plain, scalars
 
 LOGGED = {"log_with": ("tensorboard",)}
@@ -139,13 +140,6 @@ def test_a_service_that_does_not_start_is_named_and_the_others_are_closed(tmp_pa
     ):
         pass
     assert made["trackio"].calls[-1] == "finish" and not made["wandb"].calls
-
-
-def test_only_the_main_process_tracks(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.trackers.make_tracker", lambda *_: pytest.fail("made"))
-    with open_trackers(("wandb",), tmp_path, {}, is_main=False) as track:
-        track({"step": 1, "loss": 0.5})
-    assert not list(tmp_path.iterdir())
 
 
 def test_an_absent_package_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
