@@ -1,0 +1,187 @@
+"""Commands that write or check pages: diagnose, leaderboard, overlap, artefacts."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from bench.config import ConfigError, Diagnosis, Experiment, Runtime, experiment_from
+from bench.console import (
+    DEFAULT_EXPERIMENT,
+    DEFAULT_RUNTIME,
+    AsJson,
+    Flat,
+    RunsDir,
+    fail,
+    is_stale,
+    leftovers,
+    print_json,
+    read_text,
+    write_file,
+)
+
+DEFAULT_DIAGNOSIS = Diagnosis()
+
+
+def diagnose(
+    *,
+    experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
+    diagnosis: Annotated[Diagnosis, Flat] = DEFAULT_DIAGNOSIS,
+    preset: Annotated[
+        str | None, Parameter(help="Named settings of the update: paper (arXiv 2605.26844).")
+    ] = None,
+    against: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Files of rows: does the diagnostic predict their accuracies?"),
+    ] = (),
+    out: Annotated[Path, Parameter(help="Folder of the folders of records.")] = Path(
+        "results/diagnostic"
+    ),
+    check: Annotated[
+        bool,
+        Parameter(help="Measure nothing; exit 1 where pages differ from records.", negative=()),
+    ] = False,
+    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
+    as_json: AsJson = False,
+) -> None:
+    """Measure on fixed contexts which scores predict the KL that an update removes; resumes."""
+    from bench import diagnose as module
+    from bench import screen
+
+    if check:
+        folders = sorted(path.parent for path in out.glob(f"*/{module.RECORD}"))
+        found = [str(path) for folder in folders for path in module.stale(folder)]
+        if as_json:
+            print_json({"records": [str(folder) for folder in folders], "stale": found})
+        else:
+            print(f"{len(folders)} records in {out}, {len(found)} stale files")
+        if found or not folders:
+            named = ", ".join(found) or "no records"
+            fail(f"stale in {out}: {named}; bench diagnose writes them again", 1)
+        return
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    rows = {str(path): read_text(path) for path in against}
+    record = module.diagnose(experiment_from(given, preset), diagnosis, runtime, rows or None)
+    folder = out / module.folder_name(record["pair"], record["update"])
+    module.write(record, folder)
+    if as_json:
+        print_json(record)
+    else:
+        screen.print_diagnostic(record, folder)
+
+
+def leaderboard(
+    *rows: Annotated[
+        Path,
+        Parameter(
+            help="Files of rows (.jsonl) and results of tunings (.json). Default: "
+            "results/rows.jsonl and results/tuning/*.json."
+        ),
+    ],
+    out: Annotated[Path, Parameter(help="Folder of the tables and figures.")] = Path("results"),
+    check: Annotated[
+        bool, Parameter(help="Write nothing; exit 1 where files differ from rows.", negative=())
+    ] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Make the tables and figures of results/ from rows.jsonl files, merged by run id."""
+    from bench import figures, sheets
+    from bench.leaderboard import make_tables
+    from bench.rows import read_rows, read_tuned
+
+    paths = rows or (Path("results/rows.jsonl"), *sorted(Path("results/tuning").glob("*.json")))
+    texts = {str(path): read_text(path) for path in paths}
+    tunings = [read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
+    published = (Path(__file__).parent / "published.toml").read_text(encoding="utf-8")
+    found = read_rows({name: text for name, text in texts.items() if not name.endswith(".json")})
+    tables = make_tables(found, tunings)
+    made = sheets.documents(tables, published) | figures.draw_all(tables)
+    leftover = leftovers(out, made)
+    stale = [name for name in made if is_stale(out / name, made[name])] if check else []
+    stale += leftover if check else []
+    if not check:
+        for name in leftover:
+            (out / name).unlink()
+        for name, content in made.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(content)
+    if as_json:
+        lines = sheets.records(tables)
+        print_json({"rows": len(found), "files": list(made), "stale": stale, "lines": lines})
+    else:
+        print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {out}")
+    if stale:
+        fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+
+
+def overlap(
+    run: str,
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the figures (default: overlap/ in the run folder).")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Which rules keep the same tokens, and what kind: a run's shadow log as tables and figures."""
+    from bench import overlap_figures, screen
+    from bench.overlap import read_shadow
+
+    folder = next((f for f in (runs_dir / run, Path(run)) if f.is_dir()), None)
+    if folder is None:
+        raise ConfigError(f"run: {run!r} is neither a run in {runs_dir} nor a folder")
+    path = folder / "shadow.jsonl"
+    if not path.is_file():
+        raise ConfigError(
+            f"run: {run!r} has no shadow.jsonl; bench run --shadow all writes one while it trains "
+            "(a finished run is not run again: give another --runs-dir)"
+        )
+    found = read_shadow(read_text(path), folder.resolve().name)
+    out = out or folder / "overlap"
+    for name, content in overlap_figures.draw_overlap(found).items():
+        write_file(out / name, content)
+    if as_json:
+        print_json(found.to_json() | {"figures": str(out)})
+    else:
+        screen.print_overlap(found)
+        print(f"figures in {out}")
+
+
+def artefacts(
+    *,
+    pairs: Annotated[
+        tuple[str, ...], Parameter(help="Pairs to measure (default: the embedded ones).")
+    ] = (),
+    batches: Annotated[int, Parameter(help="Rollouts per pair, one a seed.")] = 20,
+    render: Annotated[
+        bool, Parameter(help="Measure nothing; write the page from its JSON again.", negative=())
+    ] = False,
+    out: Annotated[Path, Parameter(help="Folder of artefacts.json and artefacts.md.")] = Path(
+        "results"
+    ),
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure what conventions of published code (ties, floors, padding, refill) do to masks."""
+    from bench.artefact_sheet import page
+
+    if render:
+        found = json.loads(read_text(out / "artefacts.json"))
+    else:
+        from bench.artefacts import measure_artefacts
+        from bench.pairs import embedded_pair_names
+        from bench.progress import open_progress
+
+        if batches < 2:
+            raise ConfigError(f"batches: {batches} is not accepted: 2 or more, for a spread")
+        with open_progress("auto") as progress:
+            found = measure_artefacts(pairs or embedded_pair_names(), batches, progress)
+        text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        write_file(out / "artefacts.json", (text.replace("},{", "},\n{") + "\n").encode())
+    write_file(out / "artefacts.md", page(found).encode())
+    if as_json:
+        print_json(found)
+    else:
+        print(f"{out / 'artefacts.md'}: {found['settings']['batches']} batches per pair")
