@@ -14,7 +14,6 @@ from bench.config import (
     ConfigError,
     Experiment,
     Runtime,
-    experiment_from,
     one_line,
 )
 from bench.console import (
@@ -25,6 +24,7 @@ from bench.console import (
     RunsDir,
     fail,
     print_json,
+    with_preset,
 )
 
 app = App(
@@ -53,8 +53,7 @@ def run(
     from bench.progress import speaks
     from bench.run import run_experiment
 
-    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
-    record = run_experiment(experiment_from(given, preset), runtime)
+    record = run_experiment(with_preset(experiment, preset), runtime)
     if not speaks():
         return
     if as_json:
@@ -140,8 +139,7 @@ def doctor(
     from bench import screen
     from bench.doctor import diagnose
 
-    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
-    checks = [vars(check) for check in diagnose(experiment_from(given, preset), runtime)]
+    checks = [vars(check) for check in diagnose(with_preset(experiment, preset), runtime)]
     print_json(checks) if as_json else screen.print_checks(checks)
     if failed := [check["name"] for check in checks if check["state"] == "fail"]:
         fail(f"failed: {', '.join(failed)}", 1)

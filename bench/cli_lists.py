@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench.config import ConfigError, Experiment, Runtime, experiment_from
+from bench.config import ConfigError, Experiment, Runtime
 from bench.console import (
     DEFAULT_EXPERIMENT,
     DEFAULT_RUNTIME,
@@ -15,6 +15,7 @@ from bench.console import (
     fail,
     is_stale,
     print_json,
+    with_preset,
 )
 
 pairs_app = App(name="pairs", help="List the teacher-student pairs, or build an embedded one.")
@@ -238,8 +239,7 @@ def data_check(
     from bench import screen
     from bench.run import prompt_report
 
-    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
-    report = prompt_report(experiment_from(given, preset), runtime)
+    report = prompt_report(with_preset(experiment, preset), runtime)
     if as_json:
         print_json(report)
     else:

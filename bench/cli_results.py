@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from bench.config import ConfigError, Diagnosis, Experiment, Runtime, experiment_from
+from bench.config import ConfigError, Diagnosis, Experiment, Runtime
 from bench.console import (
     DEFAULT_EXPERIMENT,
     DEFAULT_RUNTIME,
@@ -18,6 +18,7 @@ from bench.console import (
     leftovers,
     print_json,
     read_text,
+    with_preset,
     write_file,
 )
 
@@ -60,9 +61,8 @@ def diagnose(
             named = ", ".join(found) or "no records"
             fail(f"stale in {out}: {named}; bench diagnose writes them again", 1)
         return
-    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
     rows = {str(path): read_text(path) for path in against}
-    record = module.diagnose(experiment_from(given, preset), diagnosis, runtime, rows or None)
+    record = module.diagnose(with_preset(experiment, preset), diagnosis, runtime, rows or None)
     folder = out / module.folder_name(record["pair"], record["update"])
     module.write(record, folder)
     if as_json:

@@ -8,12 +8,18 @@ from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
-from bench.config import ConfigError, Experiment, Runtime
+from bench.config import ConfigError, Experiment, Runtime, experiment_from
 
 Flat = Parameter(name="*")
 DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
 RunsDir = Annotated[Path, Parameter(help="Folder of the run folders.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]
+
+
+def with_preset(experiment: Experiment, preset: str | None) -> Experiment:
+    """The flags that were given, over the preset's settings."""
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    return experiment_from(given, preset)
 
 
 def write_file(path: Path, content: bytes) -> None:
