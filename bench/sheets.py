@@ -341,7 +341,8 @@ def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
     if not scored:
         return None
     first = scored[0]
-    shown = [t for t in scored if (t.changes, t.task) == (first.changes, first.task)]
+    same = (first.changes, first.task, first.tuning)
+    shown = [table for table in scored if (table.changes, table.task, table.tuning) == same]
     keeps = sorted({line.keep for t in shown for line in t.arms() if line.selector != "full"})
     if not keeps:
         return None

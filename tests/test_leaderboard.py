@@ -325,6 +325,10 @@ def tuned_world(best):
     return rows, json.dumps({**budget, "cells": cells})
 
 
+def made_headline(tables):
+    return sheets.documents(tables, PUBLISHED)["headline.md"].decode()
+
+
 def test_tuned_rules_are_compared_each_at_its_own_best_values():
     rows, result = tuned_world({"full": 9e-4, "random": 9e-4, "new": 3e-4})
     tables = make_tables(read_rows({"a": text(rows)}), [read_tuned("t.json", result)])
@@ -342,6 +346,10 @@ def test_tuned_rules_are_compared_each_at_its_own_best_values():
     assert "## Tuning: tuned" in made and made.count("chosen |") == 3
     assert table in tables[-1:], "after all shared settings"
     assert not any("tuned" in cells[1] for cells in sheets.published_sheet(PUBLISHED, tables).rows)
+    (header,) = (
+        line for line in made_headline(tables).split("\n") if line.startswith("| selector")
+    )
+    assert header.count("vs full") == 1  # the shared values alone, under their own regime
 
 
 def test_a_file_that_is_no_tuning_is_named(capsys, rows_file, tmp_path):
