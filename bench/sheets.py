@@ -19,6 +19,7 @@ from bench.across import (
     overall,
     without_k,
 )
+from bench.claims import Answer, answers
 from bench.keep import HEADLINE_KEEP
 from bench.leaderboard import Comparison, Line, Table, is_main
 from bench.markdown import bar
@@ -189,6 +190,29 @@ def tuning_sheet(tuned: Tuned) -> Sheet:
             f"{tuned.trials} trials for every rule, {tuned.sampler}, one training seed "
             f"({tuned.seed}) that no reported run has. The reported runs follow at the chosen "
             "values, on a split that the tuning never saw.",
+        ),
+    )
+
+
+def claims_sheet(asked: Sequence[Answer]) -> Sheet:
+    """Each claim in each regime and pair: difference, interval, seeds and verdict."""
+    rows = tuple(
+        (
+            answer.claim.words, f"{answer.claim.rule} − {answer.claim.reference}",
+            answer.table.regime, answer.table.pair, str(answer.difference.seeds),
+            difference_text(answer.difference),
+        )
+        for answer in asked
+    )  # fmt: skip
+    return Sheet(
+        f"Claims, each by its own comparison, at keep {HEADLINE_KEEP:g}",
+        ("claim", "difference", "regime", "pair", "seeds", "points"),
+        rows,
+        (
+            "What TA-OPD (arXiv 2605.26844) says; the claims were named before any result. "
+            "Differences are paired over common seeds and all items; Holm family: all "
+            f"{len(rows)} comparisons of this table. A tie under `do as well as all` is no proof "
+            "of equality: read the interval.",
         ),
     )
 
@@ -507,7 +531,9 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
 def documents(tables: Sequence[Table], published: str) -> dict[str, bytes]:
     """File name -> content: the tables as Markdown, CSV and LaTeX, and the README's short one."""
     ranks, by_pair = overall(tables), {table.pair for table in tables}
-    sheets = [table_sheet(table) for table in tables]
+    asked = answers(tables)
+    sheets = [claims_sheet(asked)] if asked else []
+    sheets += [table_sheet(table) for table in tables]
     sheets += [ranks_sheet(found) for found in ranks]
     sheets += [k_sheet(group) for group in k_groups(tables)]
     sheets += [dial_sheet(dial) for dial in dials(tables)]

@@ -16,7 +16,7 @@ LAYERS = (
     "pairs placement processes records rule stopping storage workers",
     "checkpoints contrasts expression mathsets models overlap_figures rows tasklist trackers",
     "diagnostic_sheet leaderboard prompts registry",
-    "across catalogue contract cost_figures panel rollout",
+    "across catalogue claims contract cost_figures panel rollout",
     "figures passes plan responses screen sheets token_bank",
     "artefacts bank evaluate extras preflight shadow sweepfile vllm_rollout",
     "doctor engine examiner",
