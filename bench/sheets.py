@@ -23,7 +23,7 @@ from bench.keep import HEADLINE_KEEP
 from bench.leaderboard import Comparison, Line, Table, is_main
 from bench.markdown import bar
 from bench.rows import Tuned
-from bench.stats import MIN_EFFECT
+from bench.stats import MIN_EFFECT, POWER
 
 HEADLINE = (
     "random", "entropy", "forward_kl", "tip", "teachability", "teachability_released",
@@ -111,17 +111,14 @@ def table_sheet(table: Table) -> Sheet:
 
 def _notes(table: Table) -> list[str]:
     family = len(table.comparisons())
-    smallest = []
-    for name in ("full", "random"):
-        of_name = [getattr(line, f"vs_{name}") for line in table.lines]
-        sizes = [c.crossed.smallest_detectable for c in of_name if c and c.crossed]
-        if sizes:
-            smallest.append(f"{points(median(sizes), False)} points against {name}")
     notes = [f"{table.items:,} items; every seed's checkpoint answers all of them."]
-    if smallest:
+    if family:
+        found = f"for one comparison at 5 %, {_smallest(table, 1)}"
+        if family > 1:
+            found += f"; at Holm's first step (5 % / {family}), {_smallest(table, family)}"
         notes.append(
-            "Smallest effect that this design detects (80 % power, one comparison at 5 %; median "
-            f"over rows): {', '.join(smallest)}."
+            f"Smallest effect found with {100 * POWER:g} % power (points, median over rows): "
+            f"{found}."
         )
     seeds = [f"{line.label}{'' if line.label == 'full' else f' at keep {line.keep:g}'} "
              f"{seeds_text(line.seeds)}"
@@ -143,6 +140,18 @@ def _notes(table: Table) -> list[str]:
         missing += [f"no `random` run at keep {keep:g}" for keep in sorted(keeps)]
     notes += [f"Missing: {'; '.join(missing)}."] if missing else []
     return [*notes, *(f"{warning}." for warning in table.warnings)]
+
+
+def _smallest(table: Table, comparisons: int) -> str:
+    """The smallest effects that the table's comparisons detect, against each reference."""
+    parts = []
+    for name in ("full", "random"):
+        of_name = [getattr(line, f"vs_{name}") for line in table.lines]
+        sizes = [c.crossed.smallest_detectable(comparisons) for c in of_name if c and c.crossed]
+        if sizes:
+            size = median(sizes)
+            parts.append(f"{'over 100' if size > 1 else points(size, False)} against {name}")
+    return ", ".join(parts)
 
 
 def _tuning_notes(table: Table) -> list[str]:
@@ -472,6 +481,7 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
         "seeds": len(line.runs) or None, "items": table.items, "accuracy": line.accuracy,
         "ci95_low": line.ci95[0], "ci95_high": line.ci95[1], "seed_sd": line.seed_sd,
     }  # fmt: skip
+    family = len(table.comparisons())
     for name in ("vs_full", "vs_random"):
         found: Comparison | None = getattr(line, name)
         crossed = found.crossed if found else None
@@ -481,7 +491,10 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
             f"{name}_low": crossed.ci95[0] if crossed else None,
             f"{name}_high": crossed.ci95[1] if crossed else None,
             f"{name}_p": crossed.p_value if crossed else None,
-            f"{name}_smallest_detectable": crossed.smallest_detectable if crossed else None,
+            f"{name}_smallest_detectable": crossed.smallest_detectable() if crossed else None,
+            f"{name}_smallest_detectable_holm": (
+                crossed.smallest_detectable(family) if crossed else None
+            ),
             f"{name}_verdict": found.verdict if found else None,
         }
     record |= {
