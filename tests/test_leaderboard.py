@@ -3,20 +3,24 @@
 import io
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from planted_rows import planted, row, text
 from test_cli import call
 
 from bench import figures, sheets
-from bench.across import dials, overall
+from bench.across import dials, k_groups, overall
 from bench.config import ConfigError, Experiment
 from bench.cost_figures import pareto_front
-from bench.leaderboard import make_tables
+from bench.leaderboard import UNREAD, make_tables
+from bench.objectives import token_scale
+from bench.registry import get_selector
 from bench.rows import DEFAULTS, read_rows, read_tuned, regime_changes, regime_name
 from bench.stats import crossed_difference
 
@@ -255,7 +259,60 @@ def test_k_sensitivity_sets_the_ks_side_by_side():
     header, _, *body = table.strip().split("\n")[:6]
     assert header == "| selector | keep | K = 4 | K = 16 | K = 64 |"
     assert [line.split(" | ")[0] for line in body[:3]] == ["| better", "| random", "| full"]
-    assert body[1].split(" | ")[2] == "—"
+    assert len(set(body[1].split(" | ")[2:4])) == 1, "random is the same at every K"
+
+
+def test_references_that_read_no_k_are_borrowed_across_k():
+    rows = planted(3) + [row("new", 0.05, s, 0.05, k=4) for s in range(3)]
+    default, other = tables_of(rows)
+    assert default == tables_of(planted(3))[0]
+    assert other.regime == "k=4"
+    assert [(line.label, line.keep) for line in other.arms()] == [
+        ("full", 1.0), ("new", 0.05), ("random", 0.05),
+    ]  # fmt: skip
+    line = only(other, "new")
+    assert (line.vs_full.verdict, line.vs_random.verdict) == ("better", "better")
+    assert only(other, "random").vs_full == replace(
+        only(default, "random").vs_full, verdict=only(other, "random").vs_full.verdict
+    )
+    notes = " ".join(sheets.table_sheet(other).notes)
+    assert "Missing" not in notes
+    assert "trains them alike: `full` of default; `random` of default." in notes
+    assert "alike" not in " ".join(sheets.table_sheet(default).notes)
+    for name in UNREAD:
+        assert get_selector(name).needs == (), f"{name} reads a signal"
+
+
+@pytest.mark.parametrize(
+    "change, borrows",
+    [
+        ({"normalize": "all"}, True),
+        ({"scope": "response", "ties": "earlier", "min_keep_per_response": 1}, True),
+        ({"normalize": "per_response"}, False),
+        ({"learning_rate": 1e-5}, False),
+        ({"k": 4, "steps": STEPS + 1}, False),
+    ],
+)
+def test_full_is_borrowed_where_it_trains_alike(change, borrows):
+    rows = [*planted(2, (0.05,)), *(row("new", 0.05, s, **change) for s in (0, 1))]
+    table = next(t for t in tables_of(rows) if t.regime != "default")
+    assert bool(table.arms("full")) == borrows
+    assert not table.arms("random"), "it reads all of these"
+
+
+def test_all_tokens_have_one_scale_under_selected_and_all():
+    mask_BT = torch.rand(7, 33, generator=torch.manual_seed(0)) < 0.7
+    weight_BT = mask_BT.float()
+    selected_BT = token_scale(weight_BT, mask_BT, "selected")
+    assert torch.equal(selected_BT, token_scale(weight_BT, mask_BT, "all"))
+
+
+def test_a_table_is_of_runs_of_its_own():
+    """Borrowed references alone make none."""
+    rows = [*planted(2, (0.05,)), *(row("fire", 1.0, s, weights=True, k=4) for s in (0, 1))]
+    found = tables_of(rows)
+    assert [(t.regime, t.has_no_keep) for t in found] == [("default", False), ("k=4", True)]
+    assert only(found[1], "fire", 1.0).vs_full.crossed is not None
 
 
 def test_the_table_of_k_shows_the_spread_of_c():
@@ -266,6 +323,21 @@ def test_the_table_of_k_shows_the_spread_of_c():
     markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
     assert "| Q95 − Q05 of C | — | 0.5000 | — | 0.0400 |" in markdown
     assert "| mean 1 − C | — | 0.1000 | — | 0.0100 |" in markdown
+
+
+def test_the_spread_of_c_is_of_the_same_runs_at_every_k():
+    def runs(name, keep, seeds, c, **fields):
+        return [row(name, keep, s, c=(c, c, 1.0), **fields) for s in range(seeds)]
+
+    rows = [*runs("swept", 0.05, 2, 0.9, k=4), *runs("swept", 0.05, 2, 0.8)]
+    others = [
+        row("swept", 0.05, 4, c=(0.1, 0.1, 1.0)),  # a seed, a keep and a rule of one K alone
+        *runs("swept", 0.2, 2, 0.2),
+        *runs("other", 0.05, 2, 0.3),
+    ]
+    for made in (rows, rows + others):
+        sheet = sheets.k_sheet(k_groups(tables_of(made))[0])
+        assert sheet.rows[-1] == ("mean 1 − C", "—", "0.1000", "0.2000")
 
 
 def family(values=(0.0, 0.2, 0.7), **fields):
@@ -345,11 +417,27 @@ def test_tuned_rules_are_compared_each_at_its_own_best_values():
     made = sheets.documents(tables, PUBLISHED)["leaderboard.md"].decode()
     assert "## Tuning: tuned" in made and made.count("chosen |") == 3
     assert table in tables[-1:], "after all shared settings"
+    assert len(tables) == 4, "regimes with references of their own stay"
     assert not any("tuned" in cells[1] for cells in sheets.published_sheet(PUBLISHED, tables).rows)
     (header,) = (
         line for line in made_headline(tables).split("\n") if line.startswith("| selector")
     )
     assert header.count("vs full") == 1  # the shared values alone, under their own regime
+
+
+def test_what_only_a_tuning_ran_has_no_table_of_its_own():
+    best = {"full": 9e-4, "random": 9e-4, "new": 1e-4}
+    rows, result = tuned_world(best)
+    chosen = [r for r in rows if r["experiment"]["learning_rate"] in
+              (3e-4, best[r["experiment"]["selector"]])]  # fmt: skip
+    found = make_tables(read_rows({"a": text(chosen)}), [read_tuned("t.json", result)])
+    complete = regime_name({"learning_rate": 9e-4})
+    assert [t.regime for t in found] == ["default", complete, "default, learning_rate tuned"]
+    alone = make_tables(read_rows({"a": text(chosen)}))
+    assert regime_name({"learning_rate": 1e-4}) in {t.regime for t in alone}
+    more = [*chosen, row("other", 0.05, 0, learning_rate=1e-4)]  # no part of the tuning
+    kept = make_tables(read_rows({"a": text(more)}), [read_tuned("t.json", result)])
+    assert regime_name({"learning_rate": 1e-4}) in {t.regime for t in kept}
 
 
 def test_a_file_that_is_no_tuning_is_named(capsys, rows_file, tmp_path):
