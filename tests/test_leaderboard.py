@@ -17,7 +17,8 @@ from test_cli import call
 from bench import figures, sheets
 from bench.across import dials, k_groups, overall
 from bench.config import ConfigError, Experiment
-from bench.cost_figures import pareto_front
+from bench.cost_figures import pareto, pareto_front
+from bench.figure_style import house_style
 from bench.leaderboard import UNREAD, make_tables
 from bench.objectives import token_scale
 from bench.registry import get_selector
@@ -599,6 +600,33 @@ def test_curves_are_over_the_steps_that_every_seed_has():
     steps, accuracy_SE = figures.seed_curves(only(table, "better"))
     assert steps[:3] == [10, 20, 30] and accuracy_SE.shape == (3, len(steps))
     assert accuracy_SE[2, 0] - accuracy_SE[0, 0] == pytest.approx(0.02)
+
+
+def test_an_axis_of_seconds_starts_at_zero_or_later_and_holds_the_names():
+    seconds = {"a_rule_with_a_long_name": 45.0, "same": 50.0, "random": 80.0, "full": 190.0}
+    rows = planted(2, rules={"a_rule_with_a_long_name": 0.1, "same": 0.0})
+    for made in rows:
+        made["seconds"] = {"evaluate": 0.0, "total": seconds[made["experiment"]["selector"]]}
+    (table,) = tables_of(rows)
+    with house_style():
+        figure = pareto(table, "seconds")
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.get_xlim()[0] == 0
+    assert min(text_.get_window_extent().x0 for text_ in axes.texts) > axes.bbox.x0
+    assert "Seconds are by the clock" in note_of(figure)
+    assert "clock" not in note_of(pareto(table, "tokens"))
+
+
+def note_of(figure):
+    return " ".join(" ".join(part.get_text() for part in figure.texts).split())
+
+
+def test_curves_say_what_they_were_measured_on():
+    (table,) = tables_of(planted(2, (0.05,), 2, {"a": 0.0}, eval_every=10, curve_items=128))
+    note = note_of(figures.learning_curves(table))
+    assert "Accuracy on tiny_math_tune (first 128 items), mean" in note
+    assert "tiny_math," not in note and "300 items" not in note
 
 
 # --- files and the command -----------------------------------------------------------------------
