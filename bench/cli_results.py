@@ -13,6 +13,7 @@ from bench.console import (
     AsJson,
     Flat,
     RunsDir,
+    check_folder,
     fail,
     is_stale,
     leftovers,
@@ -23,6 +24,7 @@ from bench.console import (
 )
 
 DEFAULT_DIAGNOSIS = Diagnosis()
+RESULTS = Path("results/rows.jsonl")
 
 
 def diagnose(
@@ -91,22 +93,27 @@ def leaderboard(
     from bench.leaderboard import make_tables
     from bench.rows import read_rows, read_tuned
 
-    paths = rows or (Path("results/rows.jsonl"), *sorted(Path("results/tuning").glob("*.json")))
+    check_folder("out", out)
+    paths = rows or (RESULTS, *sorted(Path("results/tuning").glob("*.json")))
     texts = {str(path): read_text(path) for path in paths}
     tunings = [read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
     published = (Path(__file__).parent / "published.toml").read_text(encoding="utf-8")
-    found = read_rows({name: text for name, text in texts.items() if not name.endswith(".json")})
+    of_rows = {name: text for name, text in texts.items() if not name.endswith(".json")}
+    found = read_rows(of_rows)
+    if not found:
+        raise ConfigError(
+            f"rows: none in {', '.join(of_rows) or 'no file of rows'}; nothing is written"
+        )
     tables = make_tables(found, tunings)
     made = sheets.documents(tables, published) | figures.draw_all(tables)
     leftover = leftovers(out, made)
     stale = [name for name in made if is_stale(out / name, made[name])] if check else []
     stale += leftover if check else []
     if not check:
+        for name, content in made.items():
+            write_file(out / name, content)
         for name in leftover:
             (out / name).unlink()
-        for name, content in made.items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes(content)
     if as_json:
         lines = sheets.records(tables)
         print_json({"rows": len(found), "files": list(made), "stale": stale, "lines": lines})

@@ -660,6 +660,26 @@ def test_check_catches_one_changed_byte(capsys, rows_file, tmp_path):
     assert code == 1 and json.loads(out_text)["stale"] == [png]
 
 
+@pytest.mark.parametrize("inside", ["", "sub"])
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_a_file_in_place_of_the_folder_is_named(capsys, rows_file, tmp_path, inside, check):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    code, _, err = call(capsys, "leaderboard", rows_file, "--out", taken / inside, *check)
+    assert (code, err) == (2, f"bench: error: out: {str(taken)!r} is a file, not a folder\n")
+    assert taken.read_text() == "mine"
+
+
+def test_no_rows_leave_what_is_there(capsys, rows_file, tmp_path):
+    out, empty = tmp_path / "results", tmp_path / "empty.jsonl"
+    assert call(capsys, "leaderboard", rows_file, "--out", out)[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    empty.write_text("\n")
+    code, _, err = call(capsys, "leaderboard", empty, "--out", out)
+    assert code == 2 and f"rows: none in {empty}" in err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_json_is_one_document_with_every_line(capsys, rows_file, tmp_path):
     code, out, _ = call(capsys, "leaderboard", rows_file, rows_file, "--out", tmp_path, "--json")
     found = json.loads(out)
