@@ -1,4 +1,4 @@
-"""Commands that write or check pages: diagnose, leaderboard, overlap, artefacts."""
+"""Commands on results: diagnose, leaderboard, compare, overlap, artefacts."""
 
 import json
 from pathlib import Path
@@ -121,6 +121,42 @@ def leaderboard(
         print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {out}")
     if stale:
         fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+
+
+def compare(
+    run_a: str,
+    run_b: str,
+    *,
+    rows: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="Files of rows. Default: results/rows.jsonl and rows.jsonl of the runs folder, "
+            "those that exist."
+        ),
+    ] = (),
+    task: Annotated[
+        str | None, Parameter(help="A task of both runs (default: all of them).")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs' trained students on the same items: bench compare RUN_A RUN_B.
+
+    Paired difference with its 95 % interval over items, and the exact McNemar test. It is of two
+    checkpoints and not of two methods: for those, several seeds and bench leaderboard.
+    """
+    from bench import screen
+    from bench.rows import read_rows
+    from bench.two_runs import compare_runs
+
+    usual = (RESULTS, runs_dir / "rows.jsonl")
+    paths = rows or tuple(path for path in usual if path.is_file())
+    if not paths:
+        named = " nor ".join(repr(str(path)) for path in usual)
+        raise ConfigError(f"rows: neither {named} is there; --rows names a file of rows")
+    found = compare_runs(read_rows({str(path): read_text(path) for path in paths}), run_a, run_b,
+                         task)  # fmt: skip
+    print_json(found) if as_json else screen.print_two_runs(found)
 
 
 def overlap(
