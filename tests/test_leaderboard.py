@@ -330,15 +330,17 @@ def test_the_spread_of_c_is_of_the_same_runs_at_every_k():
     def runs(name, keep, seeds, c, **fields):
         return [row(name, keep, s, c=(c, c, 1.0), **fields) for s in range(seeds)]
 
-    rows = [*runs("swept", 0.05, 2, 0.9, k=4), *runs("swept", 0.05, 2, 0.8)]
+    rows = [r for k, c in ((4, 0.9), (16, 0.8), (64, 0.7)) for r in runs("swept", 0.05, 2, c, k=k)]
     others = [
         row("swept", 0.05, 4, c=(0.1, 0.1, 1.0)),  # a seed, a keep and a rule of one K alone
         *runs("swept", 0.2, 2, 0.2),
         *runs("other", 0.05, 2, 0.3),
+        *runs("half", 0.05, 2, 0.4, k=4),  # at two of three
+        *runs("half", 0.05, 2, 0.4),
     ]
     for made in (rows, rows + others):
         sheet = sheets.k_sheet(k_groups(tables_of(made))[0])
-        assert sheet.rows[-1] == ("mean 1 − C", "—", "0.1000", "0.2000")
+        assert sheet.rows[-1] == ("mean 1 − C", "—", "0.1000", "0.2000", "0.3000")
 
 
 def family(values=(0.0, 0.2, 0.7), **fields):
