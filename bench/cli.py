@@ -8,7 +8,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from bench.cli_lists import data_app, pairs_app, selectors_app
-from bench.cli_results import artefacts, diagnose, leaderboard, overlap
+from bench.cli_results import artefacts, compare, diagnose, leaderboard, overlap
 from bench.config import (
     BenchError,
     ConfigError,
@@ -34,7 +34,7 @@ app = App(
 )
 for command in (pairs_app, data_app, selectors_app):
     app.command(command)
-for command in (diagnose, leaderboard, overlap, artefacts):
+for command in (diagnose, leaderboard, compare, overlap, artefacts):
     app.command(command)
 
 

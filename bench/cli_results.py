@@ -1,4 +1,4 @@
-"""Commands that write or check pages: diagnose, leaderboard, overlap, artefacts."""
+"""Commands on results: diagnose, leaderboard, compare, overlap, artefacts."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from bench.console import (
     AsJson,
     Flat,
     RunsDir,
+    check_folder,
     fail,
     is_stale,
     leftovers,
@@ -23,6 +24,7 @@ from bench.console import (
 )
 
 DEFAULT_DIAGNOSIS = Diagnosis()
+RESULTS = Path("results/rows.jsonl")
 
 
 def diagnose(
@@ -91,22 +93,27 @@ def leaderboard(
     from bench.leaderboard import make_tables
     from bench.rows import read_rows, read_tuned
 
-    paths = rows or (Path("results/rows.jsonl"), *sorted(Path("results/tuning").glob("*.json")))
+    check_folder("out", out)
+    paths = rows or (RESULTS, *sorted(Path("results/tuning").glob("*.json")))
     texts = {str(path): read_text(path) for path in paths}
     tunings = [read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
     published = (Path(__file__).parent / "published.toml").read_text(encoding="utf-8")
-    found = read_rows({name: text for name, text in texts.items() if not name.endswith(".json")})
+    of_rows = {name: text for name, text in texts.items() if not name.endswith(".json")}
+    found = read_rows(of_rows)
+    if not found:
+        raise ConfigError(
+            f"rows: none in {', '.join(of_rows) or 'no file of rows'}; nothing is written"
+        )
     tables = make_tables(found, tunings)
     made = sheets.documents(tables, published) | figures.draw_all(tables)
     leftover = leftovers(out, made)
     stale = [name for name in made if is_stale(out / name, made[name])] if check else []
     stale += leftover if check else []
     if not check:
+        for name, content in made.items():
+            write_file(out / name, content)
         for name in leftover:
             (out / name).unlink()
-        for name, content in made.items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes(content)
     if as_json:
         lines = sheets.records(tables)
         print_json({"rows": len(found), "files": list(made), "stale": stale, "lines": lines})
@@ -114,6 +121,42 @@ def leaderboard(
         print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {out}")
     if stale:
         fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+
+
+def compare(
+    run_a: str,
+    run_b: str,
+    *,
+    rows: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="Files of rows. Default: results/rows.jsonl and rows.jsonl of the runs folder, "
+            "those that exist."
+        ),
+    ] = (),
+    task: Annotated[
+        str | None, Parameter(help="A task of both runs (default: all of them).")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs' trained students on the same items: bench compare RUN_A RUN_B.
+
+    Paired difference with its 95 % interval over items, and the exact McNemar test. It is of two
+    checkpoints and not of two methods: for those, several seeds and bench leaderboard.
+    """
+    from bench import screen
+    from bench.rows import read_rows
+    from bench.two_runs import compare_runs
+
+    usual = (RESULTS, runs_dir / "rows.jsonl")
+    paths = rows or tuple(path for path in usual if path.is_file())
+    if not paths:
+        named = " nor ".join(repr(str(path)) for path in usual)
+        raise ConfigError(f"rows: neither {named} is there; --rows names a file of rows")
+    found = compare_runs(read_rows({str(path): read_text(path) for path in paths}), run_a, run_b,
+                         task)  # fmt: skip
+    print_json(found) if as_json else screen.print_two_runs(found)
 
 
 def overlap(

@@ -31,6 +31,13 @@ def write_file(path: Path, content: bytes) -> None:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
+def check_folder(name: str, path: Path) -> None:
+    """Raise ConfigError naming the flag where a folder is asked for and a file is in its place."""
+    there = next((place for place in (path, *path.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ConfigError(f"{name}: {str(there)!r} is a file, not a folder")
+
+
 def read_text(path: Path) -> str:
     """The text of a file given by the user."""
     try:

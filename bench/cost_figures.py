@@ -42,16 +42,19 @@ def pareto(table: Table, cost: str) -> Figure | None:
             named.append((x, y, line.label + keep, colour))
     path = [(price[place], 100 * arms[place].accuracy) for place in front]
     axes.step(*zip(*path, strict=True), where="post", color=VERMILION, lw=0.8, zorder=0)
-    _cost_axis(axes, price, {x: len(text) for x, _, text, _ in named})
+    shares = {text: min(0.8, 0.03 + 0.021 * len(text)) for *_, text, _ in named}
+    _cost_axis(axes, price, {x: shares[text] for x, _, text, _ in named})
     what = "training time" if cost == "seconds" else "tokens trained on"
     unit = "s" if cost == "seconds" else "count"
     axes.set_xlabel(f"{what} per run ({unit})")
     axes.set_ylabel("accuracy (%)")
-    _name_front(axes, named)
+    _name_front(axes, named, shares)
     note = (
         "Red: Pareto front (costs within 2 % count as equal); diamonds: random; square: full. "
         "Bars: 95 % intervals over training seeds."
     )
+    if cost == "seconds":
+        note += " Seconds are by the clock, whatever else the machine ran meanwhile."
     frame(figure, f"Accuracy against {what}", f"{table.where}. {note}")
     return figure
 
@@ -83,19 +86,18 @@ def pareto_front(points: Sequence[tuple[float, float]], slack: float = 0.02) -> 
     return front
 
 
-def _cost_axis(axes: Axes, values: Sequence[float], name_lengths: Mapping[float, int]) -> None:
-    """Room left of the named points, whose names end there. A log axis where the range is large:
-    1, 2 and 5 of each power of ten."""
+def _cost_axis(axes: Axes, values: Sequence[float], name_shares: Mapping[float, float]) -> None:
+    """Room left of the named points for their names, shares of the axis; none below zero. A log
+    axis where the range is large: 1, 2 and 5 of each power of ten."""
     is_log = max(values) >= 5 * min(values)
     there, back = (np.log, np.exp) if is_log else (np.asarray, np.asarray)
     low, high = float(there(min(values))), float(there(max(values)))
     high += 0.1 * ((high - low) or abs(low) or 1.0)
     left = low - 0.1 * (high - low)
-    for cost, length in name_lengths.items():
-        share = min(0.8, 0.03 + 0.021 * length)  # of the axis, that the name takes
+    for cost, share in name_shares.items():
         left = min(left, (float(there(cost)) - share * high) / (1 - share))
     if not is_log:
-        axes.set_xlim(left, high)
+        axes.set_xlim(max(0.0, left), high)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         return
     powers = range(int(np.floor(low / np.log(10))), int(np.ceil(high / np.log(10))) + 1)
@@ -107,12 +109,18 @@ def _cost_axis(axes: Axes, values: Sequence[float], name_lengths: Mapping[float,
     x_ticks(axes, shown[:: 2 if len(shown) > 4 else 1], "{:,.6g}".format)
 
 
-def _name_front(axes: Axes, named: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names above and left of the front's points, where no point can be; pushed up where close."""
+def _name_front(
+    axes: Axes, named: Sequence[tuple[float, float, str, str]], shares: Mapping[str, float]
+) -> None:
+    """Names above and left of the front's points, where no point can be; pushed up where close, and
+    right where the axis begins: each takes a share of it."""
+    to_share = axes.transScale + axes.transLimits
     bottom, top = axes.get_ylim()
     gap, at = 0.055 * (top - bottom), -np.inf
     for x, y, text, colour in sorted(named):
         at = max(y, at + gap)
-        axes.annotate(text, (x, at), xytext=(-3, 2), textcoords="offset points", fontsize=6,
-                      color=colour, va="bottom", ha="right")  # fmt: skip
+        end = max(to_share.transform((x, y))[0], shares[text])
+        axes.annotate(text, (end, at), xycoords=("axes fraction", "data"), xytext=(-3, 2),
+                      textcoords="offset points", fontsize=6, color=colour, va="bottom",
+                      ha="right")  # fmt: skip
     axes.set_ylim(bottom, max(top, at + 2 * gap))

@@ -337,9 +337,9 @@ def learning_curves(table: Table) -> Figure | None:
         found = {line.keep: curve for line in lines if (curve := seed_curves(line)) is not None}
         if found:
             curves[label] = found
+    full = curves.pop("full", {})
     if not curves:
         return None
-    full = curves.pop("full", {}) if len(curves) > 1 else {}
     keeps = sorted({keep for found in curves.values() for keep in found})
     figure, panels = _grid(len(curves))
     for axes, (label, found) in zip(panels, curves.items(), strict=True):
@@ -357,10 +357,18 @@ def learning_curves(table: Table) -> Figure | None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=len(keeps),
                   frameon=False, fontsize=6.5, borderpad=0.3, handlelength=1.2)  # fmt: skip
     _label_edges(panels, "optimizer step", "accuracy (%)")
-    note = "On the run's curve_tasks, mean over training seeds; bands: their range."
+    note = f"Accuracy on {curve_sets(table)}, mean over training seeds; bands: their range."
     note += " Dashed: full." if full else ""
-    frame(figure, "Learning curves", f"{table.where}. {note}")
+    frame(figure, "Learning curves", f"{table.pair}, regime {table.regime}. {note}")
     return figure
+
+
+def curve_sets(table: Table) -> str:
+    """The tasks that the table's learning curves were measured on, and how many items of each."""
+    runs = [run for line in table.arms() for run in line.runs if run.curve]
+    found = {(task, run.experiment["curve_items"])
+             for run in runs for task in run.curve[0] if task != "step"}  # fmt: skip
+    return " and ".join(f"{task} (first {items:,} items)" for task, items in sorted(found))
 
 
 def seed_curves(line: Line) -> tuple[list[int], np.ndarray] | None:

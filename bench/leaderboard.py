@@ -160,35 +160,66 @@ class Table:
                 if c is not None and c.crossed is not None]  # fmt: skip
 
 
+UNREAD: dict[str, tuple[str, ...]] = {
+    "full": ("k", "keep", "scope", "min_keep_per_response", "ties"),
+    "random": ("k",),
+}
+"""Fields that a reference trains alike under any value of: neither reads a signal, so no top-K set,
+and `full` selects every token whatever spends the budget."""
+
+
 def make_tables(rows: Iterable[Row], tunings: Iterable[Tuned] = ()) -> list[Table]:
     """Every table, the default regime first. Raises ConfigError where items do not pair up.
 
-    A tuning adds a table for each pair, of the rows that were run at each rule's own best values.
+    A table lacks no `full` or `random` that was run in a regime where they train alike. A tuning
+    adds a table for each pair, of the rows that were run at each rule's own best values, and takes
+    away those that would only hold a part of it.
     """
     rows = list(rows)
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for row in rows:
+    alike: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.run_id):
+        changes, selector = regime_changes(row.experiment), row.experiment["selector"]
         for task in row.scores["trained"]:
-            changes = canonical_json(regime_changes(row.experiment))
-            groups[changes, row.experiment["pair"], task].append(row)
-    for (text, pair, task), group in groups.items():
-        changes = json.loads(text)
-        if changes.pop("keep", None) is not None:  # `full` has no schedule, yet is its reference
-            siblings = groups.get((canonical_json(changes), pair, task), [])
-            group += [row for row in siblings if row.experiment["selector"] == "full"]
+            groups[canonical_json(changes), row.experiment["pair"], task].append(row)
+            if selector in UNREAD:
+                read = _read_by(selector, changes)
+                alike[selector, read, row.experiment["pair"], task].append(row)
     tables = []
-    for (changes, pair, task), group in groups.items():
-        group.sort(key=lambda row: row.run_id)
-        for has_no_keep in (False, True):
-            made = _table(pair, task, json.loads(changes), group, has_no_keep)
-            tables += [made] if made else []
-    for tuning in tunings:
-        tables += _tuned_tables(rows, tuning)
+    for (text, pair, task), own in groups.items():
+        changes, keeps = json.loads(text), {row.experiment["keep"] for row in own}
+        known = {row.run_id for row in own}
+        borrowed = [
+            row
+            for name in UNREAD
+            for row in alike.get((name, _read_by(name, changes), pair, task), ())
+            if row.run_id not in known and (name == "full" or row.experiment["keep"] in keeps)
+        ]
+        tables += _tables(pair, task, changes, own, borrowed)
+    tuned = [table for tuning in tunings for table in _tuned_tables(rows, tuning)]
+    tables = [table for table in tables if not any(_is_part(table, of) for of in tuned)]
     return sorted(
-        tables,
+        [*tables, *tuned],
         key=lambda t: (t.tuning is not None, _regime_order(t.changes), t.pair, t.task,
                        t.has_no_keep),
     )  # fmt: skip
+
+
+def _read_by(reference: str, changes: Mapping[str, Any]) -> str:
+    """The part of a regime that decides how a reference trains."""
+    read = {name: value for name, value in changes.items() if name not in UNREAD[reference]}
+    if reference == "full" and read.get("normalize") == "all":
+        del read["normalize"]  # all sampled tokens are the selected ones: the same denominator
+    return canonical_json(read)
+
+
+def _tables(
+    pair: str, task: str, changes: dict[str, Any], own: Sequence[Row], borrowed: Sequence[Row] = ()
+) -> Iterator[Table]:
+    """The table of the rules at a keep, and that of the rules without one, where there are any."""
+    for has_no_keep in (False, True):
+        if any(row.has_no_keep == has_no_keep for row in own):
+            yield _table(pair, task, changes, [*own, *borrowed], has_no_keep)
 
 
 def _tuned_tables(rows: Sequence[Row], tuning: Tuned) -> Iterator[Table]:
@@ -207,10 +238,18 @@ def _tuned_tables(rows: Sequence[Row], tuning: Tuned) -> Iterator[Table]:
                     groups[canonical_json(changes), row.experiment["pair"], task].append(row)
     for (changes, pair, task), group in groups.items():
         group.sort(key=lambda row: row.run_id)
-        for has_no_keep in (False, True):
-            made = _table(pair, task, json.loads(changes), group, has_no_keep)
-            if made:
-                yield replace(made, tuning=tuning)
+        for table in _tables(pair, task, json.loads(changes), group):
+            yield replace(table, tuning=tuning)
+
+
+def _is_part(table: Table, tuned: Table) -> bool:
+    """Only the tuning made this regime: a reference is missing, and all its runs are in `tuned`."""
+    assert tuned.tuning is not None
+    changed = set(table.changes) & set(tuned.tuning.ranges)
+    if not changed or all(table.arms(name) for name in UNREAD):
+        return False
+    runs, others = ({run.run_id for line in t.arms() for run in line.runs} for t in (table, tuned))
+    return table.task == tuned.task and runs <= others
 
 
 def _training(experiment: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +272,8 @@ def _regime_order(changes: Mapping[str, Any]) -> tuple:
 
 def _table(
     pair: str, task: str, changes: dict[str, Any], rows: Sequence[Row], has_no_keep: bool
-) -> Table | None:
+) -> Table:
+    """The table of these rows; of two runs of one seed in an arm the first counts."""
     sizes = {len(row.items["trained"][task]): row.run_id for row in rows}
     if len(sizes) > 1:
         named = ", ".join(f"{run_id!r} {n}" for n, run_id in sorted(sizes.items()))
@@ -249,8 +289,6 @@ def _table(
                 arm.append(row)
     several = {s for s, n in Counter(s for s, _ in {(s, p) for s, p, _ in arms}).items() if n > 1}
     lines = [_arm(task, key, runs, key[0] in several) for key, runs in arms.items()]
-    if not any(line.selector != "full" for line in lines) and (has_no_keep or not lines):
-        return None
     full = next((line for line in lines if line.selector == "full"), None)
     random = {line.keep: line for line in lines if line.selector == "random"}
     lines = _judged([_compared(line, full, random.get(line.keep)) for line in lines])

@@ -105,6 +105,34 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def print_two_runs(found: Mapping[str, Any]) -> None:
+    """How two checkpoints differ on the same items, a line a task, and what that does not show."""
+    out, (one, other) = console(), found["runs"]
+    table = Table(title=escape(f"A {one}\nB {other}"), title_justify="left")
+    table.add_column("task", overflow="fold")
+    for name in ("items", "A %", "B %", "A − B (95 % over items)", "A alone", "B alone",
+                 "McNemar p"):  # fmt: skip
+        table.add_column(name, justify="right")
+    for task, of in found["tasks"].items():
+        interval = of["ci95"] and " to ".join(f"{100 * end:+.1f}" for end in of["ci95"])
+        p_value = of["mcnemar_p"]
+        table.add_row(
+            task,
+            f"{of['items']:,}",
+            *(f"{100 * mean:.1f}" for mean in of["accuracy"]),
+            f"{100 * of['difference']:+.1f}" + (f" ({interval})" if interval else ""),
+            *(f"{of[name]:,}" for name in ("better", "worse")),
+            "—" if p_value is None else f"{p_value:.2g}",
+        )
+    out.print(table)
+    out.print(
+        "alone: items that only this one got right (higher scores, where scores are not 0 or 1); "
+        "McNemar p: exact, two-sided, of right and wrong answers.",
+        highlight=False,
+    )
+    out.print(found["note"], highlight=False)
+
+
 def print_selectors(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table("name", "kind", "keeps", "needs", "source")
     for row in rows:

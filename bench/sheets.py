@@ -21,10 +21,10 @@ from bench.across import (
 )
 from bench.claims import Answer, answers
 from bench.keep import HEADLINE_KEEP
-from bench.leaderboard import Comparison, Line, Table, is_main
+from bench.leaderboard import UNREAD, Comparison, Line, Table, is_main
 from bench.markdown import bar
-from bench.rows import Tuned
-from bench.stats import MIN_EFFECT
+from bench.rows import Row, Tuned, regime_changes, regime_name
+from bench.stats import MIN_EFFECT, POWER
 
 HEADLINE = (
     "random", "entropy", "forward_kl", "tip", "teachability", "teachability_released",
@@ -112,22 +112,21 @@ def table_sheet(table: Table) -> Sheet:
 
 def _notes(table: Table) -> list[str]:
     family = len(table.comparisons())
-    smallest = []
-    for name in ("full", "random"):
-        of_name = [getattr(line, f"vs_{name}") for line in table.lines]
-        sizes = [c.crossed.smallest_detectable for c in of_name if c and c.crossed]
-        if sizes:
-            smallest.append(f"{points(median(sizes), False)} points against {name}")
     notes = [f"{table.items:,} items; every seed's checkpoint answers all of them."]
-    if smallest:
+    if family:
+        found = f"for one comparison at 5 %, {_smallest(table, 1)}"
+        if family > 1:
+            found += f"; at Holm's first step (5 % / {family}), {_smallest(table, family)}"
         notes.append(
-            "Smallest effect that this design detects (80 % power, one comparison at 5 %; median "
-            f"over rows): {', '.join(smallest)}."
+            f"Smallest effect found with {100 * POWER:g} % power (points, median over rows): "
+            f"{found}."
         )
     seeds = [f"{line.label}{'' if line.label == 'full' else f' at keep {line.keep:g}'} "
              f"{seeds_text(line.seeds)}"
              for name in ("full", "random") for line in table.arms(name)]  # fmt: skip
     notes += [f"Seeds: {'; '.join(seeds)}."] if seeds else []
+    if borrowed := _borrowed(table):
+        notes.append(f"Runs of a regime that trains them alike: {'; '.join(borrowed)}.")
     notes.append(
         f"Holm family: {family} comparison{'' if family == 1 else 's'}; a difference of at most "
         f"{100 * MIN_EFFECT:g} point is a tie."
@@ -144,6 +143,30 @@ def _notes(table: Table) -> list[str]:
         missing += [f"no `random` run at keep {keep:g}" for keep in sorted(keeps)]
     notes += [f"Missing: {'; '.join(missing)}."] if missing else []
     return [*notes, *(f"{warning}." for warning in table.warnings)]
+
+
+def _borrowed(table: Table) -> list[str]:
+    """The references that were run in another regime, and in which."""
+    if table.tuning is not None:
+        return []
+    found = []
+    for name in UNREAD:
+        changes = [regime_changes(r.experiment) for line in table.arms(name) for r in line.runs]
+        regimes = sorted({regime_name(c) for c in changes if c != table.changes})
+        found += [f"`{name}` of {' and '.join(regimes)}"] if regimes else []
+    return found
+
+
+def _smallest(table: Table, comparisons: int) -> str:
+    """The smallest effects that the table's comparisons detect, against each reference."""
+    parts = []
+    for name in ("full", "random"):
+        of_name = [getattr(line, f"vs_{name}") for line in table.lines]
+        sizes = [c.crossed.smallest_detectable(comparisons) for c in of_name if c and c.crossed]
+        if sizes:
+            size = median(sizes)
+            parts.append(f"{'over 100' if size > 1 else points(size, False)} against {name}")
+    return ", ".join(parts)
 
 
 def _tuning_notes(table: Table) -> list[str]:
@@ -248,7 +271,7 @@ def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
         for (keep, label), found in by_arm.items()
         if (keep, label) in several or label == "full" or (label == "random" and keep in keeps)
     ]
-    spread = [_spread_of_c(table) for table in by_k.values()]
+    spread = _spread_of_c(by_arm[arm] for arm in by_arm if arm in several)
     if any(spread):
         rows += [
             ("Q95 − Q05 of C", NONE, *(f"{s[0]:.4f}" if s else NONE for s in spread)),
@@ -262,7 +285,7 @@ def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
         (
             "Accuracy % ± seed sd (seeds). `full` and `random` do not read K. C is the teacher's "
             "mass on the student's top K at sampled tokens: mean over the steps of the runs that "
-            "read it.",
+            "read it, of the lines and seeds that every column has.",
         ),
     )
 
@@ -270,10 +293,24 @@ def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
 C_NAME = "teacher_mass_on_student_topk_BT"
 
 
-def _spread_of_c(table: Table) -> tuple[float, float] | None:
-    """Q95 − Q05 and mean 1 − C during training, over the runs that computed C."""
-    found = [run.signals[C_NAME] for line in table.arms() for run in line.runs
-             if C_NAME in run.signals]  # fmt: skip
+def _spread_of_c(arms: Iterable[Sequence[Line | None]]) -> list[tuple[float, float] | None]:
+    """Q95 − Q05 and mean 1 − C during training, for each column of a sheet of arms.
+
+    Over the runs that computed C, of the arms and seeds that every column has.
+    """
+    runs_CR: list[list[Row]] = []
+    for found in arms:
+        lines = [line for line in found if line is not None]
+        if len(lines) < len(found):
+            continue
+        seeds = set.intersection(*(set(line.seeds) for line in lines))
+        runs_CR = runs_CR or [[] for _ in lines]
+        for column, line in zip(runs_CR, lines, strict=True):
+            column += [run for run in line.runs if run.seed in seeds and C_NAME in run.signals]
+    return [_mean_of_c([run.signals[C_NAME] for run in column]) for column in runs_CR]
+
+
+def _mean_of_c(found: Sequence[Mapping[str, float]]) -> tuple[float, float] | None:
     if not found:
         return None
     spread = sum(c["q95"] - c["q05"] for c in found) / len(found)
@@ -282,8 +319,8 @@ def _spread_of_c(table: Table) -> tuple[float, float] | None:
 
 def dial_sheet(dial: Dial) -> Sheet:
     """Accuracy at each value of the dial, with the verdict against `full` of the same pair."""
-    rows = []
-    for (keep, label), lines in sorted(dial.lines().items(), key=_dial_order):
+    rows, arms = [], sorted(dial.lines().items(), key=_dial_order)
+    for (keep, label), lines in arms:
         cells = []
         for value in dial.by_value:
             line = lines.get(value)
@@ -291,7 +328,7 @@ def dial_sheet(dial: Dial) -> Sheet:
             text = NONE if line is None else _short(line) if line.runs else _bare(line)
             cells.append(f"{text} {verdict}" if verdict else text)
         rows.append((label, f"{keep:g}" if keep else NONE, *cells))
-    spread = [_spread_of_c(table) for table in dial.by_value.values()]
+    spread = _spread_of_c([lines.get(value) for value in dial.by_value] for _, lines in arms)
     if any(spread):
         rows.append(("mean 1 − C", NONE, *(f"{s[1]:.4f}" if s else NONE for s in spread)))
     first = next(iter(dial.by_value.values()))
@@ -496,6 +533,7 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
         "seeds": len(line.runs) or None, "items": table.items, "accuracy": line.accuracy,
         "ci95_low": line.ci95[0], "ci95_high": line.ci95[1], "seed_sd": line.seed_sd,
     }  # fmt: skip
+    family = len(table.comparisons())
     for name in ("vs_full", "vs_random"):
         found: Comparison | None = getattr(line, name)
         crossed = found.crossed if found else None
@@ -505,7 +543,10 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
             f"{name}_low": crossed.ci95[0] if crossed else None,
             f"{name}_high": crossed.ci95[1] if crossed else None,
             f"{name}_p": crossed.p_value if crossed else None,
-            f"{name}_smallest_detectable": crossed.smallest_detectable if crossed else None,
+            f"{name}_smallest_detectable": crossed.smallest_detectable() if crossed else None,
+            f"{name}_smallest_detectable_holm": (
+                crossed.smallest_detectable(family) if crossed else None
+            ),
             f"{name}_verdict": found.verdict if found else None,
         }
     record |= {

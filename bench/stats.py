@@ -7,15 +7,18 @@ variance of the grand mean has a part of each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+from scipy.optimize import root_scalar
 
 CONFIDENCE = 0.95
 MIN_EFFECT = 0.01
 """Differences under one point are ties, however certain."""
+POWER = 0.8
 
 Verdict = Literal["better", "tie", "worse"]
 
@@ -42,11 +45,22 @@ class Difference:
     seeds: int
     items: int
 
-    @property
-    def smallest_detectable(self) -> float:
-        """The true difference that this design finds with 80 % power at the 5 % level."""
-        t = stats.t(self.degrees_of_freedom)
-        return float((t.ppf(0.5 + CONFIDENCE / 2) + t.ppf(0.8)) * self.standard_error)
+    def smallest_detectable(self, comparisons: int = 1) -> float:
+        """The true difference that a two-sided test at 5 % / comparisons finds with POWER.
+
+        The statistic of a true difference is a noncentral t; what is found has its sign.
+        """
+        level = (1 - CONFIDENCE) / comparisons
+        return _noncentrality(self.degrees_of_freedom, level) * self.standard_error
+
+
+@cache
+def _noncentrality(df: float, level: float) -> float:
+    """Of the t statistic that exceeds the two-sided critical value with POWER."""
+    critical = stats.t.isf(level / 2, df)
+    ends = (0.0, 2 * critical + 5)
+    found = root_scalar(lambda shift: stats.nct.sf(critical, df, shift) - POWER, bracket=ends)
+    return float(found.root)
 
 
 def mean_estimate(score_I: Sequence[float]) -> Estimate:

@@ -15,7 +15,7 @@ LAYERS = (
     "adapters answers chat combine console gradients grammar matched memory optimizer overlap "
     "pairs placement processes records rule stopping storage workers",
     "checkpoints contrasts expression mathsets models overlap_figures rows tasklist trackers",
-    "diagnostic_sheet leaderboard prompts registry",
+    "diagnostic_sheet leaderboard prompts registry two_runs",
     "across catalogue claims contract cost_figures panel rollout",
     "figures passes plan responses screen sheets token_bank",
     "artefacts bank evaluate extras preflight shadow sweepfile vllm_rollout",

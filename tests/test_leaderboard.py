@@ -3,20 +3,25 @@
 import io
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from planted_rows import planted, row, text
 from test_cli import call
 
 from bench import figures, sheets
-from bench.across import dials, overall
+from bench.across import dials, k_groups, overall
 from bench.config import ConfigError, Experiment
-from bench.cost_figures import pareto_front
-from bench.leaderboard import make_tables
+from bench.cost_figures import pareto, pareto_front
+from bench.figure_style import house_style
+from bench.leaderboard import UNREAD, make_tables
+from bench.objectives import token_scale
+from bench.registry import get_selector
 from bench.rows import DEFAULTS, read_rows, read_tuned, regime_changes, regime_name
 from bench.stats import crossed_difference
 
@@ -255,7 +260,60 @@ def test_k_sensitivity_sets_the_ks_side_by_side():
     header, _, *body = table.strip().split("\n")[:6]
     assert header == "| selector | keep | K = 4 | K = 16 | K = 64 |"
     assert [line.split(" | ")[0] for line in body[:3]] == ["| better", "| random", "| full"]
-    assert body[1].split(" | ")[2] == "—"
+    assert len(set(body[1].split(" | ")[2:4])) == 1, "random is the same at every K"
+
+
+def test_references_that_read_no_k_are_borrowed_across_k():
+    rows = planted(3) + [row("new", 0.05, s, 0.05, k=4) for s in range(3)]
+    default, other = tables_of(rows)
+    assert default == tables_of(planted(3))[0]
+    assert other.regime == "k=4"
+    assert [(line.label, line.keep) for line in other.arms()] == [
+        ("full", 1.0), ("new", 0.05), ("random", 0.05),
+    ]  # fmt: skip
+    line = only(other, "new")
+    assert (line.vs_full.verdict, line.vs_random.verdict) == ("better", "better")
+    assert only(other, "random").vs_full == replace(
+        only(default, "random").vs_full, verdict=only(other, "random").vs_full.verdict
+    )
+    notes = " ".join(sheets.table_sheet(other).notes)
+    assert "Missing" not in notes
+    assert "trains them alike: `full` of default; `random` of default." in notes
+    assert "alike" not in " ".join(sheets.table_sheet(default).notes)
+    for name in UNREAD:
+        assert get_selector(name).needs == (), f"{name} reads a signal"
+
+
+@pytest.mark.parametrize(
+    "change, borrows",
+    [
+        ({"normalize": "all"}, True),
+        ({"scope": "response", "ties": "earlier", "min_keep_per_response": 1}, True),
+        ({"normalize": "per_response"}, False),
+        ({"learning_rate": 1e-5}, False),
+        ({"k": 4, "steps": STEPS + 1}, False),
+    ],
+)
+def test_full_is_borrowed_where_it_trains_alike(change, borrows):
+    rows = [*planted(2, (0.05,)), *(row("new", 0.05, s, **change) for s in (0, 1))]
+    table = next(t for t in tables_of(rows) if t.regime != "default")
+    assert bool(table.arms("full")) == borrows
+    assert not table.arms("random"), "it reads all of these"
+
+
+def test_all_tokens_have_one_scale_under_selected_and_all():
+    mask_BT = torch.rand(7, 33, generator=torch.manual_seed(0)) < 0.7
+    weight_BT = mask_BT.float()
+    selected_BT = token_scale(weight_BT, mask_BT, "selected")
+    assert torch.equal(selected_BT, token_scale(weight_BT, mask_BT, "all"))
+
+
+def test_a_table_is_of_runs_of_its_own():
+    """Borrowed references alone make none."""
+    rows = [*planted(2, (0.05,)), *(row("fire", 1.0, s, weights=True, k=4) for s in (0, 1))]
+    found = tables_of(rows)
+    assert [(t.regime, t.has_no_keep) for t in found] == [("default", False), ("k=4", True)]
+    assert only(found[1], "fire", 1.0).vs_full.crossed is not None
 
 
 def test_the_table_of_k_shows_the_spread_of_c():
@@ -266,6 +324,23 @@ def test_the_table_of_k_shows_the_spread_of_c():
     markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
     assert "| Q95 − Q05 of C | — | 0.5000 | — | 0.0400 |" in markdown
     assert "| mean 1 − C | — | 0.1000 | — | 0.0100 |" in markdown
+
+
+def test_the_spread_of_c_is_of_the_same_runs_at_every_k():
+    def runs(name, keep, seeds, c, **fields):
+        return [row(name, keep, s, c=(c, c, 1.0), **fields) for s in range(seeds)]
+
+    rows = [r for k, c in ((4, 0.9), (16, 0.8), (64, 0.7)) for r in runs("swept", 0.05, 2, c, k=k)]
+    others = [
+        row("swept", 0.05, 4, c=(0.1, 0.1, 1.0)),  # a seed, a keep and a rule of one K alone
+        *runs("swept", 0.2, 2, 0.2),
+        *runs("other", 0.05, 2, 0.3),
+        *runs("half", 0.05, 2, 0.4, k=4),  # at two of three
+        *runs("half", 0.05, 2, 0.4),
+    ]
+    for made in (rows, rows + others):
+        sheet = sheets.k_sheet(k_groups(tables_of(made))[0])
+        assert sheet.rows[-1] == ("mean 1 − C", "—", "0.1000", "0.2000", "0.3000")
 
 
 def family(values=(0.0, 0.2, 0.7), **fields):
@@ -345,11 +420,27 @@ def test_tuned_rules_are_compared_each_at_its_own_best_values():
     made = sheets.documents(tables, PUBLISHED)["leaderboard.md"].decode()
     assert "## Tuning: tuned" in made and made.count("chosen |") == 3
     assert table in tables[-1:], "after all shared settings"
+    assert len(tables) == 4, "regimes with references of their own stay"
     assert not any("tuned" in cells[1] for cells in sheets.published_sheet(PUBLISHED, tables).rows)
     (header,) = (
         line for line in made_headline(tables).split("\n") if line.startswith("| selector")
     )
     assert header.count("vs full") == 1  # the shared values alone, under their own regime
+
+
+def test_what_only_a_tuning_ran_has_no_table_of_its_own():
+    best = {"full": 9e-4, "random": 9e-4, "new": 1e-4}
+    rows, result = tuned_world(best)
+    chosen = [r for r in rows if r["experiment"]["learning_rate"] in
+              (3e-4, best[r["experiment"]["selector"]])]  # fmt: skip
+    found = make_tables(read_rows({"a": text(chosen)}), [read_tuned("t.json", result)])
+    complete = regime_name({"learning_rate": 9e-4})
+    assert [t.regime for t in found] == ["default", complete, "default, learning_rate tuned"]
+    alone = make_tables(read_rows({"a": text(chosen)}))
+    assert regime_name({"learning_rate": 1e-4}) in {t.regime for t in alone}
+    more = [*chosen, row("other", 0.05, 0, learning_rate=1e-4)]  # no part of the tuning
+    kept = make_tables(read_rows({"a": text(more)}), [read_tuned("t.json", result)])
+    assert regime_name({"learning_rate": 1e-4}) in {t.regime for t in kept}
 
 
 def test_a_file_that_is_no_tuning_is_named(capsys, rows_file, tmp_path):
@@ -423,15 +514,15 @@ GOLDEN = f"""\
 | random | 0.05 | 2 | 40.0 | 0.0 | −20.0 (−274.1 to +234.1) tie | — | — | 0.0500 | 2.0 | 1.0 \
 | 40,000 | 2,000 | 20 | 701 |
 
-5 items; every seed's checkpoint answers all of them. Smallest effect that this design detects \
-(80 % power, one comparison at 5 %; median over rows): 211.6 points against full, 91.1 points \
-against random. Seeds: full 0, 1; random at keep 0.05 0, 1. Holm family: 3 comparisons; a \
-difference of at most 1 point is a tie. Checkpoint: last step of a fixed horizon ({STEPS} steps). \
-Ran on: cpu (threads: 1).
+5 items; every seed's checkpoint answers all of them. Smallest effect found with 80 % power \
+(points, median over rows): for one comparison at 5 %, over 100 against full, 92.1 against random; \
+at Holm's first step (5 % / 3), over 100 against full, over 100 against random. Seeds: full 0, 1; \
+random at keep 0.05 0, 1. Holm family: 3 comparisons; a difference of at most 1 point is a tie. \
+Checkpoint: last step of a fixed horizon ({STEPS} steps). Ran on: cpu (threads: 1).
 """
 """Worked by hand: new - full is [0 0 1 1 1] and [0 0 0 0 1], so MS_seed 0.4, MS_item 0.35, MS_res
 0.15, Var(mean) 0.6/10, 1.83 degrees of freedom; new - random has 0.6/10 and 4; random - full has
-0.4/10 and 1."""
+0.4/10 and 1. With 4 degrees of freedom a noncentral t of 3.761 exceeds 2.776 with 80 %."""
 
 
 def test_golden_markdown_of_a_tiny_world():
@@ -513,6 +604,33 @@ def test_curves_are_over_the_steps_that_every_seed_has():
     assert accuracy_SE[2, 0] - accuracy_SE[0, 0] == pytest.approx(0.02)
 
 
+def test_an_axis_of_seconds_starts_at_zero_or_later_and_holds_the_names():
+    seconds = {"a_rule_with_a_long_name": 45.0, "same": 50.0, "random": 80.0, "full": 190.0}
+    rows = planted(2, rules={"a_rule_with_a_long_name": 0.1, "same": 0.0})
+    for made in rows:
+        made["seconds"] = {"evaluate": 0.0, "total": seconds[made["experiment"]["selector"]]}
+    (table,) = tables_of(rows)
+    with house_style():
+        figure = pareto(table, "seconds")
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.get_xlim()[0] == 0
+    assert min(text_.get_window_extent().x0 for text_ in axes.texts) > axes.bbox.x0
+    assert "Seconds are by the clock" in note_of(figure)
+    assert "clock" not in note_of(pareto(table, "tokens"))
+
+
+def note_of(figure):
+    return " ".join(" ".join(part.get_text() for part in figure.texts).split())
+
+
+def test_curves_say_what_they_were_measured_on():
+    (table,) = tables_of(planted(2, (0.05,), 2, {"a": 0.0}, eval_every=10, curve_items=128))
+    note = note_of(figures.learning_curves(table))
+    assert "Accuracy on tiny_math_tune (first 128 items), mean" in note
+    assert "tiny_math," not in note and "300 items" not in note
+
+
 # --- files and the command -----------------------------------------------------------------------
 
 
@@ -542,6 +660,26 @@ def test_check_catches_one_changed_byte(capsys, rows_file, tmp_path):
     (out / png).unlink()
     code, out_text, err = call(capsys, *arguments, "--check", "--json")
     assert code == 1 and json.loads(out_text)["stale"] == [png]
+
+
+@pytest.mark.parametrize("inside", ["", "sub"])
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_a_file_in_place_of_the_folder_is_named(capsys, rows_file, tmp_path, inside, check):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    code, _, err = call(capsys, "leaderboard", rows_file, "--out", taken / inside, *check)
+    assert (code, err) == (2, f"bench: error: out: {str(taken)!r} is a file, not a folder\n")
+    assert taken.read_text() == "mine"
+
+
+def test_no_rows_leave_what_is_there(capsys, rows_file, tmp_path):
+    out, empty = tmp_path / "results", tmp_path / "empty.jsonl"
+    assert call(capsys, "leaderboard", rows_file, "--out", out)[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    empty.write_text("\n")
+    code, _, err = call(capsys, "leaderboard", empty, "--out", out)
+    assert code == 2 and f"rows: none in {empty}" in err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_json_is_one_document_with_every_line(capsys, rows_file, tmp_path):

@@ -100,13 +100,25 @@ def test_a_verdict_needs_certainty_and_size():
     assert verdicts([difference(0.009, 1e-9)], min_effect=0.0) == ["better"]
 
 
-def test_the_smallest_detectable_effect_is_found_with_80_percent_power():
+@pytest.mark.parametrize("df", [1.0, 2.0, 3.7, 12.0])
+@pytest.mark.parametrize("comparisons", [1, 7])
+def test_the_smallest_detectable_effect_is_found_with_80_percent_power(df, comparisons):
+    """By simulation: a t statistic is a normal over an independent estimate of its own spread."""
+    error, draws = 0.02, 200_000
+    design = Difference(0.0, (0.0, 0.0), error, df, 1.0, 3, 1000)
     rng = np.random.default_rng(1)
-    design = crossed_difference(rng.normal(0, 0.5, (5, 200)))
-    effect, error = design.smallest_detectable, design.standard_error
-    t = stats.t(design.degrees_of_freedom)
-    power = 1 - stats.t(design.degrees_of_freedom).cdf(t.ppf(0.975) - effect / error)
-    assert power == pytest.approx(0.8, abs=1e-6)
+    spread_D = error * np.sqrt(rng.chisquare(df, draws) / df)
+    effect_D = rng.normal(design.smallest_detectable(comparisons), error, draws)
+    critical = stats.t.ppf(1 - 0.025 / comparisons, df)
+    power = (effect_D > critical * spread_D).mean()
+    assert power == pytest.approx(0.8, abs=0.004)
+
+
+def test_more_comparisons_need_a_larger_effect():
+    found = crossed_difference(np.random.default_rng(1).normal(0, 0.5, (3, 200)))
+    sizes = [found.smallest_detectable(n) for n in (1, 2, 63, 500)]
+    assert sizes == sorted(sizes) and np.isfinite(sizes).all() and sizes[0] > 0
+    assert crossed_difference(np.zeros((3, 5))).smallest_detectable(4) == 0.0
 
 
 def test_mcnemar_is_the_binomial_test_of_the_discordant_items():
