@@ -171,7 +171,7 @@ def sweep(
     from bench import sweep as module
 
     if dry_run:
-        found = module.dry_run(path, runtime, workers)
+        found = module.dry_run(path, runtime, workers, storage)
         print_json(found) if as_json else screen.print_dry_run(found)
         return
     status = module.run_sweep(

@@ -306,10 +306,18 @@ def print_dry_run(found: Mapping[str, Any]) -> None:
     table = Table("run", "state", "pair", "selector", "keep", "seed")
     for trial in found["trials"]:
         table.add_row(
-            trial["run_id"], trial["state"], escape(trial["pair"]), escape(trial["selector"]),
-            keep_name(trial['keep']), str(trial["seed"]),
+            trial["run_id"] or "-", trial["state"], escape(trial["pair"]),
+            escape(trial["selector"]), keep_name(trial["keep"]), str(trial["seed"]),
         )  # fmt: skip
     console().print(table)
+    if (of_tuning := found["tuning"]) is not None:
+        if of_tuning["result"] is None:
+            console().print(
+                f"tuning comes first and is counted: {of_tuning['total']} trials, "
+                f"{of_tuning['done']} done, {of_tuning['left']} left; the rest wait for its values"
+            )
+        else:
+            console().print(f"tuned values are those of {escape(of_tuning['result'])}")
     left = found["seconds_left"]
     estimate = "unknown until a trial is done" if left is None else f"about {left / 60:.0f} minutes"
     console().print(

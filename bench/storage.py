@@ -1,7 +1,9 @@
 """Optuna studies: on a journal in a folder, or on any RDB that several machines share."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage, RDBStorage
@@ -11,6 +13,8 @@ from bench.config import ConfigError
 
 HEARTBEAT_S = 30
 """Seconds between heartbeats on an RDB; a trial silent for three of them is taken for dead."""
+DEATHS = 3
+"""Deaths of a point's process in a row, without a step more, after which the point has failed."""
 
 
 class TrialFault(Exception):
@@ -34,6 +38,18 @@ def open_study(
         pruner=pruner,
         load_if_exists=True,
     )
+
+
+def find_study(name: str, storage: str | None, folder: Path) -> optuna.Study | None:
+    """A study that is there already; makes none."""
+    file = folder / "journal.log" if storage is None else Path(storage)
+    if "://" not in str(storage) and not file.exists():
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.load_study(study_name=name, storage=_open_storage(storage, folder))
+    except KeyError:
+        return None
 
 
 def _open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
@@ -61,7 +77,32 @@ def _open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
 def _enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
     """What happens to the point of a trial whose heart stopped, on whatever machine."""
     kept = {k: v for k, v in trial.user_attrs.items() if k in ("run_id", "experiment")}
-    study.enqueue_trial(trial.params, user_attrs=kept)
+    study.enqueue_trial(trial.params, user_attrs=kept | history(trial.user_attrs, died=True))
+
+
+def history(attributes: Mapping[str, Any], *, died: bool) -> dict[str, Any]:
+    """What a point's next trial is told of this one: the steps it began with, and the deaths."""
+    kept = {name: attributes[name] for name in ("steps", "deaths") if name in attributes}
+    return {**kept, "deaths": kept.get("deaths", 0) + died}
+
+
+def refuse_deadly(trial: optuna.Trial, folder: Path, steps: int) -> None:
+    """Raise TrialFault for a point whose process died DEATHS times in a row without a step more.
+
+    `steps` are those that its run folder has now: more than the last trial began with, and the
+    count starts again.
+    """
+    before = trial.user_attrs.get("steps", steps)
+    deaths = 0 if steps > before else trial.user_attrs.get("deaths", 0)
+    trial.set_user_attr("steps", max(steps, before))
+    trial.set_user_attr("deaths", deaths)
+    if deaths >= DEATHS:
+        trial.set_user_attr(
+            "error",
+            f"its process died {deaths} times without a step more (out of memory?); last in run "
+            f"folder {folder}",
+        )
+        raise TrialFault
 
 
 def fail_stale_trials(study: optuna.Study) -> None:

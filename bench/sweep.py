@@ -3,9 +3,11 @@
 The points of a grid are enqueued once, under a lock: Optuna's own grid samplers repeat points when
 several processes share a journal. A worker holds a lock for the trial it runs; a RUNNING trial
 whose lock is free belonged to a dead worker, and is failed and enqueued again. Its run resumes from
-its checkpoint, so no run is done twice.
+its checkpoint, so no run is done twice. A point whose process dies again and again without a step
+more has failed.
 """
 
+import os
 import socket
 import time
 from collections import Counter
@@ -20,13 +22,20 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from bench import tuning
-from bench.config import ConfigError, Experiment, Runtime, Stopped, rows_file
+from bench.config import BenchError, ConfigError, Experiment, Runtime, Stopped, rows_file
 from bench.launch import execute
 from bench.progress import open_progress
 from bench.records import RunInUse, canonical_json, digest8, find_row
-from bench.storage import TrialFault, close_study, fail_stale_trials, open_study
+from bench.storage import (
+    TrialFault,
+    close_study,
+    fail_stale_trials,
+    history,
+    open_study,
+    refuse_deadly,
+)
 from bench.sweepfile import Sweep, read_sweep
-from bench.workers import POLL_S, run_workers
+from bench.workers import POLL_S, Work, run_workers
 
 
 @dataclass(frozen=True)
@@ -73,11 +82,13 @@ class SweepStudy:
                 if run_id not in known:
                     self._add(run_id, plan.experiment)
 
-    def _add(self, run_id: str, experiment: Experiment) -> None:
+    def _add(
+        self, run_id: str, experiment: Experiment, past: Mapping[str, Any] | None = None
+    ) -> None:
         values = experiment.all_values()
         attributes = {"run_id": run_id, "experiment": experiment.model_dump(mode="json")}
         params = {name: flat(values[name]) for name in self.choices}
-        self.study.enqueue_trial(params, user_attrs=attributes)
+        self.study.enqueue_trial(params, user_attrs={**attributes, **(past or {})})
 
     def trial_lock(self, run_id: str) -> FileLock:
         return FileLock(self.folder / "locks" / f"{run_id}.lock", timeout=0)
@@ -91,21 +102,22 @@ class SweepStudy:
                 # Its worker may have ended it between the look at the list and the lock.
                 now = self.study._storage.get_trial(trial._trial_id)
                 if not now.state.is_finished():
-                    self.requeue(trial)
+                    self.requeue(now)
 
     def requeue(self, trial: FrozenTrial) -> None:
-        """End a trial whose worker is gone, and put its point back in the queue."""
+        """End a trial whose worker died, and put its point back in the queue."""
         self.study._storage.set_trial_user_attr(trial._trial_id, "requeued", True)
         self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        self._add_again(trial.user_attrs)
+        self._add_again(trial.user_attrs, died=True)
 
     def give_back(self, trial: optuna.Trial) -> None:
         """Put the point of one's own trial back in the queue; the trial itself then fails."""
         trial.set_user_attr("requeued", True)
-        self._add_again(trial.user_attrs)
+        self._add_again(trial.user_attrs, died=False)
 
-    def _add_again(self, attributes: Mapping[str, Any]) -> None:
-        self._add(attributes["run_id"], Experiment.parse(attributes["experiment"]))
+    def _add_again(self, attributes: Mapping[str, Any], *, died: bool) -> None:
+        past = history(attributes, died=died)
+        self._add(attributes["run_id"], Experiment.parse(attributes["experiment"]), past)
 
     def status(self) -> SweepStatus:
         by_state: dict[TrialState, dict[str, str]] = {state: {} for state in TrialState}
@@ -170,11 +182,25 @@ def work(sweep: Sweep, storage: str | None, runtime: Runtime, launch: str | None
 def run_trial(
     found: SweepStudy, trial: optuna.Trial, held: ExitStack, launch: str | None = None
 ) -> float:
-    """Run the trial's experiment; its lock goes to `held`, and the gate is released after that."""
+    """Run the trial's experiment; its lock goes to `held`, and the gate is released after that.
+
+    A stop on request gives it back, wherever it comes.
+    """
+    try:
+        return _run_trial(found, trial, held, launch)
+    except Stopped:
+        found.give_back(trial)
+        raise
+
+
+def _run_trial(
+    found: SweepStudy, trial: optuna.Trial, held: ExitStack, launch: str | None
+) -> float:
     run_id = trial.user_attrs["run_id"]
     for name, values in found.choices.items():
         trial.suggest_categorical(name, values)
     trial.set_user_attr("host", socket.gethostname())
+    trial.set_user_attr("pid", os.getpid())
     try:
         held.enter_context(found.trial_lock(run_id))
     except Timeout as error:  # a worker taken for dead, whose heart only paused
@@ -185,11 +211,12 @@ def run_trial(
     found.gate.release(force=True)
     if (row := find_row(rows_file(found.runtime), run_id)) is not None:
         return _value(row["scores"])  # run before, perhaps on another machine
+    run = found.plans[run_id].folder
+    refuse_deadly(trial, run.path, run.steps_done())
     try:
         experiment = Experiment.parse(trial.user_attrs["experiment"])
         record = execute(launch, experiment, found.runtime)
     except Stopped:
-        found.give_back(trial)
         raise
     except RunInUse as error:
         found.give_back(trial)
@@ -218,7 +245,8 @@ def run_sweep(
     retry_failed: bool = False,
     launch: str | None = None,
 ) -> SweepStatus:
-    """Run a sweep to its end, whatever was done of it before. Raises ConfigError, Stopped.
+    """Run a sweep to its end, whatever was done of it before. Raises ConfigError, Stopped, and
+    BenchError where trials are left that no worker took.
 
     `launch` is the command that starts each run in processes of its own (`accelerate launch …`).
     """
@@ -233,8 +261,14 @@ def run_sweep(
                 "a run in other processes does not report its curve; use 'none'"
             )
         if not tuning.tuning_folder(sweep, runtime).result.exists():
+            untuned = sweep
+
+            def tuning_left() -> int:
+                spent, total = tuning.progress_of(untuned, storage, runtime)
+                return total - spent
+
             with tuning_view(sweep, storage, runtime) as refresh:
-                run_workers(tune_here, arguments, workers, refresh)
+                _work_off(tune_here, arguments, workers, refresh, tuning_left)
             tuning.write_result(sweep, storage, runtime)
         sweep = tuning.tuned(sweep, runtime)
     found = SweepStudy(sweep, storage, runtime)
@@ -243,10 +277,29 @@ def run_sweep(
         found.retry_failed()
     try:
         with view(found) as refresh:
-            run_workers(work_here, arguments, workers, refresh)
+            _work_off(work_here, arguments, workers, refresh, lambda: found.status().left)
         return found.status()
     finally:
         close_study(found.study)
+
+
+def _work_off(
+    work: Work,
+    arguments: tuple[Any, ...],
+    workers: int,
+    refresh: Callable[[], object],
+    left: Callable[[], int],
+) -> None:
+    """Workers to their end. What befell one of them is an error where it left trials undone."""
+    reason, kind = "no worker took them; the same command goes on from there", BenchError
+    try:
+        run_workers(work, arguments, workers, refresh)
+    except Stopped:
+        raise
+    except BenchError as error:
+        reason, kind = str(error), type(error)
+    if count := left():
+        raise kind(f"{count} trials are left undone: {reason}")
 
 
 def work_here(path: Path, storage: str | None, runtime: Runtime, launch: str | None) -> None:
@@ -264,22 +317,28 @@ def tune_here(path: Path, storage: str | None, runtime: Runtime, launch: str | N
 @contextmanager
 def tuning_view(
     sweep: Sweep, storage: str | None, runtime: Runtime
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[[], object]]:
     """Progress of the tuning: trials spent of all."""
     with open_progress(runtime.progress) as progress:
         spent, total = tuning.progress_of(sweep, storage, runtime)
         progress.start(f"tune {sweep.file.name}", total, spent)
-        yield lambda: progress.update(tuning.progress_of(sweep, storage, runtime)[0])
+
+        def refresh() -> int:
+            spent = tuning.progress_of(sweep, storage, runtime)[0]
+            progress.update(spent)
+            return spent
+
+        yield refresh
 
 
 @contextmanager
-def view(found: SweepStudy) -> Iterator[Callable[[], None]]:
+def view(found: SweepStudy) -> Iterator[Callable[[], object]]:
     """Progress of the whole sweep: done, failed, left, and the steps of the runs under way."""
     with open_progress(found.runtime.progress) as progress:
         first = found.status()
         progress.start(f"sweep {first.name}", first.total, first.done)
 
-        def refresh() -> None:
+        def refresh() -> tuple[int, int]:
             status = found.status()
             progress.update(
                 status.done,
@@ -287,6 +346,7 @@ def view(found: SweepStudy) -> Iterator[Callable[[], None]]:
                 left=status.left,
                 running=" ".join(running_steps(found)) or "-",
             )
+            return status.left, len(found.study.get_trials(False))
 
         yield refresh
 
@@ -301,30 +361,60 @@ def running_steps(found: SweepStudy) -> list[str]:
     return shown
 
 
-def dry_run(path: Path, runtime: Runtime, workers: int) -> dict[str, Any]:
-    """What `bench sweep --dry-run` says: the trials, how many are done, and how long is left."""
+def dry_run(
+    path: Path, runtime: Runtime, workers: int, storage: str | None = None
+) -> dict[str, Any]:
+    """What `bench sweep --dry-run` says: the trials, how many are done, and how long is left.
+
+    While a tuning has no result, its trials count too, and the points wait for their values.
+    """
     sweep = read_sweep(path, runtime)
-    found = {plan.run_id: find_row(rows_file(runtime), plan.run_id) for plan in sweep.plans}
-    done = {run_id: row for run_id, row in found.items() if row is not None}
-    seconds = [row["seconds"]["total"] for row in done.values()]
-    left = len(sweep.plans) - len(done)
+    of_tuning, seconds = _tuning_state(sweep, storage, runtime)
+    waits = of_tuning is not None and of_tuning["result"] is None
+    if of_tuning is not None and not waits:
+        sweep = tuning.tuned(sweep, runtime)
+    trials, done = [], 0
+    for plan in sweep.plans:
+        row = None if waits else find_row(rows_file(runtime), plan.run_id)
+        if row is not None:
+            done += 1
+            seconds.append(row["seconds"]["total"])
+        state = "waits for tuning" if waits else "done" if row else plan.folder.state
+        run_id = None if waits else plan.run_id
+        trials.append({"run_id": run_id, "state": state, **_shown(plan.experiment)})
+    total = len(trials)
+    if of_tuning is not None and waits:
+        total, done = total + of_tuning["total"], done + of_tuning["done"]
     each = sum(seconds) / len(seconds) if seconds else None
     return {
         "name": sweep.file.name,
-        "trials": [
-            {
-                "run_id": plan.run_id,
-                "state": "done" if plan.run_id in done else plan.folder.state,
-                **_shown(plan.experiment),
-            }
-            for plan in sweep.plans
-        ],
-        "total": len(sweep.plans),
-        "done": len(done),
-        "left": left,
+        "trials": trials,
+        "tuning": of_tuning,
+        "total": total,
+        "done": done,
+        "left": total - done,
         "seconds_each": each,
-        "seconds_left": each * left / workers if each is not None else None,
+        "seconds_left": each * (total - done) / workers if each is not None else None,
     }
+
+
+def _tuning_state(
+    sweep: Sweep, storage: str | None, runtime: Runtime
+) -> tuple[dict[str, Any] | None, list[float]]:
+    """How the tuning stands, None for a sweep without; and the seconds of its trials, until it has
+    a result.
+    """
+    if sweep.file.tuning is None:
+        return None, []
+    result = tuning.tuning_folder(sweep, runtime).result
+    total = sweep.file.tuning.trials * len(tuning.cells(sweep))
+    if result.exists():
+        return {"result": str(result), "total": total, "done": total, "left": 0}, []
+    spent = tuning.trials_spent(sweep, storage, runtime)
+    inside = rows_file(runtime.model_copy(update={"rows": None}))
+    rows = [find_row(inside, t.user_attrs["run_id"]) for t in spent if "run_id" in t.user_attrs]
+    counts = {"result": None, "total": total, "done": len(spent), "left": total - len(spent)}
+    return counts, [row["seconds"]["total"] for row in rows if row is not None]
 
 
 def _shown(experiment: Experiment) -> Mapping[str, Any]:

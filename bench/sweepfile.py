@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench.config import ConfigError, Experiment, Runtime, experiment_from, one_line, unknown_name
 from bench.plan import Plan, make_plan
 from bench.registry import get_selector
+from bench.tasklist import task_names
 
 Value = Any
 
@@ -41,6 +43,8 @@ class Block(_Table):
                 raise ValueError(f"{name}: list it under `{own[name]}`")
             if name not in Experiment.model_fields:
                 raise unknown_name("Experiment", name, Experiment.model_fields)
+        if both := sorted(self.base.keys() & self.grid.keys()):
+            raise ValueError(f"{both[0]}: is in base and in grid; one of them")
         return self
 
     def values(self) -> Iterator[dict[str, Value]]:
@@ -81,6 +85,10 @@ class Range(_Table):
         return self
 
 
+CELL_FIELDS = ("seed", "keep", "selector")
+"""What a tuning never chooses."""
+
+
 class Tuning(_Table):
     """Every point of the grid is a cell that gets the same number of trials over the ranges."""
 
@@ -100,7 +108,9 @@ class Tuning(_Table):
         for name in self.ranges:
             field = Experiment.model_fields.get(name)
             if field is None:
-                raise unknown_name("Experiment", name, Experiment.model_fields)
+                raise unknown_name("ranges", name, Experiment.model_fields)
+            if name in CELL_FIELDS:
+                raise ValueError(f"{name}: cannot have a range, it tells the cells apart")
             if not isinstance(field.default, int | float) or isinstance(field.default, bool):
                 raise ValueError(f"{name}: only a number can have a range")
             span = self.ranges[name]
@@ -132,11 +142,10 @@ class SweepFile(Block):
     also: tuple[dict[str, Value], ...] = ()
     tuning: Tuning | None = None
 
-    def blocks(self) -> list[Block]:
+    def block(self, number: int) -> Block:
+        """The first block is 0; those under [[also]] follow, and inherit from it."""
         shared = {name: getattr(self, name) for name in Block.model_fields}
-        return [Block.model_validate(shared)] + [
-            Block.model_validate({**shared, **extra}) for extra in self.also
-        ]
+        return Block.model_validate({**shared, **(self.also[number - 1] if number else {})})
 
 
 @dataclass(frozen=True)
@@ -153,28 +162,26 @@ def read_sweep(path: Path, runtime: Runtime) -> Sweep:
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"sweep {str(path)!r} cannot be read: {error.strerror}") from error
+    source = _Source(path, text)
     try:
-        file = SweepFile.model_validate(tomllib.loads(text))
-        blocks = file.blocks()
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except ValidationError as error:
-        words = [part for item in error.errors() for part in reversed(item["loc"])]
-        line = one_line(error)
-        words += [*_quoted(line), line.partition(":")[0]]
-        raise ConfigError(f"{_place(path, text, words)}: {line}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{_place(path, text, _quoted(error))}: {error}") from None
+    with source.errors():
+        file = SweepFile.model_validate(table)
     plans: dict[str, Plan] = {}
-    for block in blocks:
+    blocks = []
+    for number in range(1 + len(file.also)):
+        with source.errors(number):
+            blocks.append(file.block(number))
+    for number, block in enumerate(blocks):
         for values in block.values():
-            try:
+            with source.errors(number):
                 plan = make_plan(_experiment(values, block.preset), runtime)
-            except ConfigError as error:
-                words = [*_quoted(error), *str(error).split(":")[:1]]
-                raise ConfigError(f"{_place(path, text, words)}: {error}") from None
             plans.setdefault(plan.run_id, plan)
-    _check_tuning(path, file, plans)
+    if file.tuning is not None:
+        with source.errors("tuning"):
+            _check_tuning(file.tuning, plans)
     return Sweep(file, tuple(plans.values()))
 
 
@@ -186,27 +193,86 @@ def _experiment(values: Mapping[str, Value], preset: str | None) -> Experiment:
     return experiment_from(values, preset)
 
 
-def _check_tuning(path: Path, file: SweepFile, plans: Mapping[str, Plan]) -> None:
-    if file.tuning is None:
-        return
-    for plan in plans.values():
-        if file.tuning.task in plan.experiment.eval_tasks:
+def _check_tuning(tuning: Tuning, plans: Mapping[str, Plan]) -> None:
+    """What the tuning's own table cannot know. Raises ConfigError."""
+    if tuning.task not in task_names():
+        raise unknown_name("tuning.task", tuning.task, task_names())
+    for experiment in (plan.experiment for plan in plans.values()):
+        if tuning.task in experiment.eval_tasks:
             raise ConfigError(
-                f"{path}: tuning.task {file.tuning.task!r} is also in eval_tasks; tuning on the "
-                "reported split is leakage"
+                f"tuning.task: {tuning.task!r} is also in 'eval_tasks'; tuning on the reported "
+                "split is leakage"
+            )
+        if tuning.seed == experiment.seed:
+            raise ConfigError(
+                f"tuning.seed: {tuning.seed} is also in 'seeds'; tuning on a reported seed is "
+                "leakage"
+            )
+        is_deaf = tuning.report_every > experiment.steps and "steps" not in tuning.ranges
+        if tuning.pruner != "none" and is_deaf:
+            raise ConfigError(
+                f"tuning.report_every: {tuning.report_every} is not accepted with "
+                f"{experiment.steps} steps: the pruner would hear of nothing"
             )
 
 
-def _quoted(error: object) -> list[str]:
-    return re.findall(r"'([^']+)'", str(error))
+Section = int | str
+"""A part of the file: a block by its number, or "tuning"."""
 
 
-def _place(path: Path, text: str, words: list[Any]) -> str:
-    """`file:line` of the first line that holds one of the words, else the file."""
-    for word in words:
-        if not isinstance(word, str):
-            continue
-        for number, line in enumerate(text.splitlines(), 1):
-            if re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", line.partition("#")[0]):
-                return f"{path}:{number}"
-    return str(path)
+class _Source:
+    """The file's text: says where in it an error is."""
+
+    def __init__(self, path: Path, text: str):
+        self.path = path
+        self.lines = [line.partition("#")[0] for line in text.splitlines()]
+        self.sections: list[Section] = []
+        """Of each line."""
+        block = 0
+        section: Section = 0
+        for line in self.lines:
+            if header := re.match(r"\s*\[\[?\s*([a-z]\w*)\s*(\.|\]\]?)", line):
+                name = header[1]
+                block += name == "also" and header[2] == "]]"
+                section = block if name == "also" else name if name == "tuning" else 0
+            self.sections.append(section)
+
+    @contextmanager
+    def errors(self, section: Section = 0) -> Iterator[None]:
+        """An error inside gets the place of what it names, looked for in that section first."""
+        try:
+            yield
+        except ValidationError as error:
+            items = error.errors()
+            line, words = one_line(error), []
+            for item in items:
+                if isinstance(item["input"], Mapping):  # the whole table says nothing
+                    line = line.replace(f": {item['input']!r} is not accepted", "", 1)
+                    words += _named(item["msg"].removeprefix("Value error, "))
+                words += reversed(item["loc"])
+            match items[0]["loc"]:
+                case ("tuning", *_):
+                    section = "tuning"
+                case ("also", int(number), *_):
+                    section = number + 1
+            line = line.replace("valid tuple", "valid list")
+            raise ConfigError(f"{self.place([*words, *_named(line)], section)}: {line}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{self.place(_named(error), section)}: {error}") from None
+
+    def place(self, words: list[Any], section: Section) -> str:
+        """`file:line` of the first line that holds one of the words, else the file."""
+        inside = [number for number, found in enumerate(self.sections) if found == section]
+        for numbers in (inside, range(len(self.lines))):
+            for word in (word for word in words if isinstance(word, str)):
+                key = rf"(?<!\w){re.escape(word)}(?![\w.])"
+                for number in numbers:
+                    if re.search(key, self.lines[number]):
+                        return f"{self.path}:{number + 1}"
+        return str(self.path)
+
+
+def _named(error: object) -> list[str]:
+    """What an error quotes, then the key that it begins with."""
+    key = str(error).partition(":")[0]
+    return [*re.findall(r"'([^']+)'", str(error)), key, key.rpartition(".")[2]]

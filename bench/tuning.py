@@ -21,10 +21,19 @@ from bench.keep import keep_name
 from bench.launch import execute
 from bench.plan import make_plan, slug
 from bench.records import digest8, write_json
-from bench.storage import TrialFault, open_study
+from bench.storage import (
+    TrialFault,
+    close_study,
+    find_study,
+    history,
+    open_study,
+    refuse_deadly,
+)
 from bench.sweepfile import Sweep, Tuning
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STARTUP = 2
+"""Complete trials before the median prunes: budgets are small."""
 
 
 @dataclass(frozen=True)
@@ -101,29 +110,40 @@ def tune(sweep: Sweep, storage: str | None, runtime: Runtime, launch: str | None
 
 
 def _study(cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder) -> optuna.Study:
-    name = f"{folder.path.name}/{cell.name}"
-    return open_study(name, storage, folder.path, make_sampler(tuning), make_pruner(tuning))
+    pruner = make_pruner(tuning, cell.experiment.steps)
+    return open_study(_study_name(cell, folder), storage, folder.path, None, pruner)
 
 
-def make_sampler(tuning: Tuning) -> optuna.samplers.BaseSampler:
-    """Seeded, so that the same trials propose the same next values.
+def _study_name(cell: Cell, folder: TuningFolder) -> str:
+    return f"{folder.path.name}/{cell.name}"
+
+
+def make_sampler(tuning: Tuning, spent: int) -> optuna.samplers.BaseSampler:
+    """Made anew for each proposal and seeded by the trials spent: a study that was stopped and
+    opened again proposes what it would have proposed, and nothing twice.
 
     For a grid it is never asked: every point is enqueued.
     """
+    seed = tuning.seed + spent
     if tuning.sampler == "qmc":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.QMCSampler(seed=tuning.seed, scramble=True)
-    return optuna.samplers.TPESampler(seed=tuning.seed)
+            # One sequence, whose place the study keeps; the other draws until there is a trial.
+            first = optuna.samplers.RandomSampler(seed=seed)
+            return optuna.samplers.QMCSampler(
+                seed=tuning.seed, scramble=True, independent_sampler=first
+            )
+    return optuna.samplers.TPESampler(seed=seed)
 
 
-def make_pruner(tuning: Tuning) -> optuna.pruners.BasePruner:
-    """The pruner that the file names."""
+def make_pruner(tuning: Tuning, steps: int) -> optuna.pruners.BasePruner:
+    """The pruner that the file names, for runs of so many steps."""
     match tuning.pruner:
         case "median":
-            return optuna.pruners.MedianPruner()
+            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
         case "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=tuning.report_every)
+            every = tuning.report_every
+            return optuna.pruners.HyperbandPruner(every, max_resource=max(every, steps))
     return optuna.pruners.NopPruner()
 
 
@@ -137,26 +157,29 @@ def tune_cell(
     for dead in study.get_trials(False, states=(TrialState.RUNNING,)):
         study._storage.set_trial_user_attr(dead._trial_id, "stopped", True)
         study.tell(dead.number, state=TrialState.FAIL)
-        if point := dead.params or dead.system_attrs.get("fixed_params"):
-            study.enqueue_trial(point)
+        if point := _point(dead):
+            study.enqueue_trial(point, user_attrs=history(dead.user_attrs, died=True))
 
     def objective(trial: optuna.Trial) -> float:
         def report(step: int, means: Mapping[str, float]) -> None:
             trial.report(means[tuning.task], step)
-            if trial.should_prune():
+            if step < experiment.steps and trial.should_prune():  # at the end nothing is saved
                 raise optuna.TrialPruned
 
-        experiment = proposed(cell, tuning, trial)
         try:
+            experiment = proposed(cell, tuning, trial)
             on_curve = report if tuning.pruner != "none" else None
             # Their rows are of the split that is never reported: not into the file that is.
             inside = runtime.model_copy(update={"rows": None})
+            run = make_plan(experiment, inside).folder
+            refuse_deadly(trial, run.path, run.steps_done())
             record = execute(launch, experiment, inside, on_curve)
-        except optuna.TrialPruned:
+        except (optuna.TrialPruned, TrialFault):
             raise
         except Stopped:
             trial.set_user_attr("stopped", True)
-            study.enqueue_trial(trial.params)
+            if point := _point(study._storage.get_trial(trial._trial_id)):
+                study.enqueue_trial(point, user_attrs=history(trial.user_attrs, died=False))
             raise
         except Exception as error:
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
@@ -167,7 +190,8 @@ def tune_cell(
     if tuning.sampler == "grid":
         for point in tuning.grid():
             study.enqueue_trial(point, skip_if_exists=True)
-    while len(_counted(study)) < tuning.trials:
+    while (spent := len(_counted(study))) < tuning.trials:
+        study.sampler = make_sampler(tuning, spent)
         study.optimize(objective, n_trials=1, catch=(TrialFault,))
 
 
@@ -189,6 +213,11 @@ def proposed(cell: Cell, tuning: Tuning, trial: optuna.Trial) -> Experiment:
     return cell.experiment.model_copy(update=values)
 
 
+def _point(trial: FrozenTrial) -> dict[str, Any]:
+    """The values of a trial, or those it was enqueued with; none if it died before it had any."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
+
+
 def _counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that count against the budget: all that ended by themselves."""
     trials = study.get_trials(False, states=FINISHED)
@@ -202,6 +231,17 @@ def progress_of(sweep: Sweep, storage: str | None, runtime: Runtime) -> tuple[in
     found = cells(sweep).values()
     spent = sum(len(_counted(_study(cell, tuning, storage, folder))) for cell in found)
     return spent, tuning.trials * len(found)
+
+
+def trials_spent(sweep: Sweep, storage: str | None, runtime: Runtime) -> list[FrozenTrial]:
+    """The trials of all cells that count; looks, and makes no study."""
+    folder, trials = tuning_folder(sweep, runtime), []
+    for cell in cells(sweep).values():
+        study = find_study(_study_name(cell, folder), storage, folder.path)
+        if study is not None:
+            trials += _counted(study)
+            close_study(study)
+    return trials
 
 
 def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:

@@ -7,68 +7,127 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from bench.config import BenchError, Stopped
+from bench.config import BenchError, ConfigError, Stopped
 
 POLL_S = 1.0
 """Seconds between looks at what the workers do."""
 RESTARTS = 20
-"""How often workers that died are replaced before the rest is left to the others."""
+"""How often, for each worker, processes that died are replaced while nothing else happens."""
 
 Work = Callable[..., None]
 
 
+class _Worker:
+    """One worker: a process, and after its death another."""
+
+    def __init__(self, work: Work, arguments: tuple[Any, ...], workers: int, place: int):
+        self._asked = work, arguments, workers, place
+        self.error: BenchError | None = None
+        """Why it is not replaced."""
+        self.start()
+
+    def start(self) -> None:
+        self.process, self._ear = _start(*self._asked)
+
+    @property
+    def has_died(self) -> bool:
+        return self.process.exitcode not in (None, 0, Stopped.exit_code)
+
+    def told(self) -> BenchError | None:
+        """The error that its process ended with, if it could tell: another would meet it too."""
+        with suppress(EOFError):
+            if self._ear.poll():
+                return self._ear.recv()
+        return None
+
+
+class _Crew:
+    """All workers, and whether they were asked to stop."""
+
+    def __init__(self, workers: list[_Worker]):
+        self.workers = workers
+        self.is_stopping = False
+
+    def stop(self, number: int = 0, frame: object = None) -> None:
+        self.is_stopping = True
+        for worker in self.workers:
+            if worker.process.is_alive():
+                worker.process.terminate()
+
+    def is_busy(self) -> bool:
+        """Does a process live, or wait to be replaced?"""
+        return any(
+            worker.process.is_alive()
+            or (worker.has_died and worker.error is None and not self.is_stopping)
+            for worker in self.workers
+        )
+
+
 def run_workers(
-    work: Work, arguments: tuple[Any, ...], workers: int, refresh: Callable[[], None]
+    work: Work, arguments: tuple[Any, ...], workers: int, refresh: Callable[[], object]
 ) -> None:
     """Run `work(*arguments)` in so many processes until all have returned.
 
-    `work` is a function of a module. `refresh()` is called about once a second. Ctrl-C and SIGTERM
-    are passed on once; raises Stopped when a worker stopped because of them.
+    `work` is a function of a module. `refresh()` is called about once a second and says how far
+    things are. Ctrl-C and SIGTERM are passed on once; raises Stopped when a worker stopped because
+    of them. Processes that die are replaced; raises the BenchError that ended a worker, or one that
+    says that they die in vain, when the others have returned.
     """
-    with _crew(work, arguments, workers) as processes:
-        restarts = 0
-        while any(process.is_alive() for process in processes):
-            refresh()
+    with _crew(work, arguments, workers) as crew:
+        deaths, far = 0, refresh()
+        while crew.is_busy():
             time.sleep(POLL_S)
-            for place, process in enumerate(processes):
-                died = process.exitcode not in (None, 0, Stopped.exit_code)
-                if died and restarts < RESTARTS:
-                    restarts += 1
-                    processes[place] = _start(work, arguments, workers, place)
+            if (now := refresh()) != far:
+                deaths, far = 0, now
+            for worker in crew.workers:
+                if not worker.has_died or worker.error is not None or crew.is_stopping:
+                    continue
+                code, worker.error = worker.process.exitcode, worker.told()
+                deaths += 1
+                if worker.error is None and deaths > RESTARTS * workers:
+                    worker.error = BenchError(
+                        f"worker processes died {deaths} times and nothing was done in between; "
+                        f"the last with exit code {code}"
+                    )
+                if worker.error is None:
+                    worker.start()
+                    if crew.is_stopping:  # asked while it started
+                        worker.process.terminate()
         refresh()
-    if any(process.exitcode == Stopped.exit_code for process in processes):
+    codes = [worker.process.exitcode for worker in crew.workers]
+    if Stopped.exit_code in codes or (crew.is_stopping and any(codes)):
         raise Stopped("stopped; the same command goes on from there")
+    for worker in crew.workers:
+        if worker.error is not None:
+            raise worker.error
 
 
 @contextmanager
-def _crew(work: Work, arguments: tuple[Any, ...], workers: int) -> Iterator[list[BaseProcess]]:
-    """The processes; asked to stop if the block fails, and waited for however it ends."""
-    processes = [_start(work, arguments, workers, place) for place in range(workers)]
-
-    def stop(number: int, frame: object) -> None:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+def _crew(work: Work, arguments: tuple[Any, ...], workers: int) -> Iterator[_Crew]:
+    """The workers; asked to stop if the block fails, and waited for however it ends."""
+    crew = _Crew([_Worker(work, arguments, workers, place) for place in range(workers)])
+    before = {s: signal.signal(s, crew.stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield processes
+        yield crew
     finally:
         if sys.exc_info()[0] is not None:
-            stop(0, None)
-        for process in processes:
-            process.join()
+            crew.stop()
+        for worker in crew.workers:
+            worker.process.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _start(work: Work, arguments: tuple[Any, ...], workers: int, place: int) -> BaseProcess:
+def _start(
+    work: Work, arguments: tuple[Any, ...], workers: int, place: int
+) -> tuple[BaseProcess, Connection]:
     """A fresh process with its share of the cores, or fewer threads where OMP_NUM_THREADS says so;
-    where there are several CUDA devices, one of its own.
+    where there are several CUDA devices, one of its own. And what hears of the error that ends it.
     """
     import torch
 
@@ -78,16 +137,17 @@ def _start(work: Work, arguments: tuple[Any, ...], workers: int, place: int) -> 
     os.environ["OMP_NUM_THREADS"] = str(min(share, int(asked)) if asked.isdigit() else share)
     if torch.cuda.is_available() and workers > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
-    process = multiprocessing.get_context("spawn").Process(
-        target=_main, args=(work, arguments, os.getpid())
-    )
+    context = multiprocessing.get_context("spawn")
+    ear, mouth = context.Pipe(duplex=False)
+    process = context.Process(target=_main, args=(work, arguments, os.getpid(), mouth))
     process.start()
+    mouth.close()
     os.environ.clear()
     os.environ.update(before)
-    return process
+    return process, ear
 
 
-def _main(work: Work, arguments: tuple[Any, ...], parent: int) -> None:
+def _main(work: Work, arguments: tuple[Any, ...], parent: int, mouth: Connection) -> None:
     os.setsid()  # Ctrl-C reaches the parent alone, which asks its workers once
     threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,7 +157,8 @@ def _main(work: Work, arguments: tuple[Any, ...], parent: int) -> None:
     except Stopped:
         sys.exit(Stopped.exit_code)
     except BenchError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
+        kind = ConfigError if isinstance(error, ConfigError) else BenchError
+        mouth.send(kind(str(error)))
         sys.exit(error.exit_code)
 
 

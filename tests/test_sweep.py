@@ -2,18 +2,24 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import suppress
+import warnings
+from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
+import optuna
 import pytest
+import worker_cases
 from filelock import Timeout
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
@@ -21,11 +27,12 @@ from small_pair import pair_folder
 from test_cli import call
 
 from bench import tuning
-from bench.config import ConfigError, Runtime
+from bench.config import BenchError, ConfigError, Runtime, Stopped
 from bench.rows import read_tuned
-from bench.storage import close_study
+from bench.storage import TrialFault, close_study, fail_stale_trials, open_study, refuse_deadly
 from bench.sweep import SweepStudy, dry_run, run_sweep, work
 from bench.sweepfile import read_sweep
+from bench.workers import run_workers
 
 ROOT = Path(__file__).parent.parent
 QUIET = Runtime(device="cpu", progress="off")
@@ -134,6 +141,9 @@ BAD = [
     ("seeds = [0, 1]", "seeds = [0, 1", "small.toml", "line 7"),
     ("keep = [0.1, 0.3]", "seed = [1]", "small.toml:15", "list it under `seeds`"),
     ('name = "small"', 'name = "a b"', "small.toml:2", "pattern"),
+    ("seeds = [0, 1]", "seeds = 3", "small.toml:5", "a valid list"),
+    ("k = 8", "k = 8\nkeep = 0.1", "small.toml:13", "keep: is in base and in grid"),
+    ("eval_items = 8", "learning_rate = -1", "small.toml:11", "learning_rate: -1"),
 ]
 
 
@@ -149,6 +159,21 @@ def test_a_mistake_is_named_with_its_line(capsys, tmp_path, old, new, place, mes
     assert len(err.splitlines()) == (3 if has_caret else 1)
     assert place in err and message in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "also, line",
+    [
+        ('selectors = ["random"]\n\n[also.base]\nsteps = 1\nlearning_rate = -1', 22),
+        ("[also.grid]\nkeep = [0.2, 1.5]", 19),
+        ('[also.base]\nsteps = 3\n\n[[also]]\nselectors = ["entropi"]', 22),
+        ('selectors = ["random"]\nseeds = 4', 19),
+    ],
+)
+def test_a_mistake_in_a_later_block_is_not_looked_for_in_the_first(tmp_path, also, line):
+    text = TOML.replace("k = 8", "learning_rate = 1e-3") + f"\n[[also]]\n{also}\n"
+    with pytest.raises(ConfigError, match=f"small.toml:{line}: "):
+        read_sweep(write(tmp_path, text), runtime(tmp_path))
 
 
 def test_the_queue_is_filled_once(tmp_path):
@@ -267,30 +292,60 @@ def start(path, folder, *more):
     )  # fmt: skip
 
 
-def children(process):
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-    )
-    return [int(pid) for pid in found.stdout.split()]
+def metrics(folder):
+    """The lines of a run's metrics; the last may be half written."""
+    file = folder.path / "metrics.jsonl"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def kill_a_running_trial(found, killed):
+    """Kill the worker of a trial that has saved: (run id, lines of metrics at its checkpoint)."""
+    for _ in range(1200):
+        time.sleep(0.05)
+        for trial in found.study.get_trials(False, states=(TrialState.RUNNING,)):
+            pid, run_id = trial.user_attrs.get("pid"), trial.user_attrs["run_id"]
+            folder = found.plans[run_id].folder
+            steps = [
+                int(p.name[5:]) for p in folder.checkpoints.glob("step-*") if p.name[5:].isdigit()
+            ]
+            if (
+                pid is None
+                or pid in killed
+                or not steps
+                or not 2 <= folder.steps_done() < STEPS // 2
+            ):
+                continue
+            os.kill(pid, signal.SIGKILL)
+            return pid, run_id, metrics(folder)[: max(steps)]
+    raise AssertionError("no trial was seen running")
+
+
+STEPS = 24
 
 
 @pytest.mark.parametrize("storage", ["journal", "postgresql"])
-def test_two_workers_and_random_kills_end_with_each_trial_done_once(
-    tmp_path, storage, request, monkeypatch
-):
-    more = []
-    if storage == "postgresql":
-        more = ["--storage", request.getfixturevalue("postgresql_url")]
+def test_two_workers_and_random_kills_end_with_each_trial_done_once(tmp_path, storage, request):
+    url = request.getfixturevalue("postgresql_url") if storage == "postgresql" else None
+    more = ["--storage", url] if url else []
     text = TOML.replace("seeds = [0, 1]", "seeds = [0]")
-    path = write(tmp_path, text, steps=8)
-    generator = random.Random(0)
+    path = write(tmp_path, text, steps=STEPS)
+    sweep = read_sweep(path, runtime(tmp_path))
     process = start(path, tmp_path, *more)
-    for _ in range(3):
-        time.sleep(4 + 3 * generator.random())
-        workers = children(process)
-        if workers and process.poll() is None:
-            os.kill(generator.choice(workers), signal.SIGKILL)
-    time.sleep(1)
+    found = SweepStudy(sweep, url, runtime(tmp_path))
+    kills = []
+    for _ in range(2):
+        kills.append(kill_a_running_trial(found, [pid for pid, _, _ in kills]))
+    for _ in range(600):  # until the dead are found
+        requeued = {
+            trial.user_attrs["run_id"]
+            for trial in found.study.get_trials(False, states=(TrialState.FAIL,))
+            if trial.user_attrs.get("requeued")
+        }
+        if requeued == {run_id for _, run_id, _ in kills}:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(f"killed {kills}, requeued {requeued}")
     process.send_signal(signal.SIGKILL)  # and the parent too; its workers save and leave
     process.communicate()
     done = start(path, tmp_path, *more, "--json")
@@ -299,14 +354,15 @@ def test_two_workers_and_random_kills_end_with_each_trial_done_once(
     status = json.loads(out)
     assert (status["total"], status["done"], status["failed"]) == (5, 5, {})
     rows = [row["run_id"] for row in rows_of(tmp_path)]
-    sweep = read_sweep(path, runtime(tmp_path))
-    assert sorted(rows) == sorted(plan.run_id for plan in sweep.plans)
-    url = more[1] if more else None
-    found = SweepStudy(sweep, url, runtime(tmp_path))
+    assert sorted(rows) == sorted(found.plans)
     trials = found.study.trials
     close_study(found.study)
     complete = [t.user_attrs["run_id"] for t in trials if t.state == TrialState.COMPLETE]
     assert sorted(complete) == sorted(rows)
+    for _, run_id, before in kills:  # it went on from its checkpoint: no step was taken twice
+        lines = metrics(found.plans[run_id].folder)
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
+        assert lines[: len(before)] == before
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
@@ -374,6 +430,162 @@ def test_runs_that_the_rows_hold_are_not_run_again(tmp_path, monkeypatch):
     found.enqueue()
     work(sweep, None, elsewhere)
     assert (found.status().done, found.status().failed) == (4, {})
+
+
+def test_a_point_whose_process_dies_again_and_again_has_failed(tmp_path, monkeypatch):
+    text = TOML.replace("[0.1, 0.3]", "[0.1]").replace("[0, 1]", "[0]")
+    text = text.replace('["full", "random", "entropy"]', '["random"]')
+    sweep = read_sweep(write(tmp_path, text), runtime(tmp_path))
+    found = SweepStudy(_enqueued(sweep, tmp_path), None, runtime(tmp_path))
+    ((run_id, plan),) = found.plans.items()
+    for deaths in (1, 2, 3):
+        assert found.study.ask().user_attrs["run_id"] == run_id
+        found.recover()
+        (waiting,) = found.study.get_trials(states=(TrialState.WAITING,))
+        assert waiting.user_attrs["deaths"] == deaths
+    monkeypatch.setattr("bench.sweep.execute", None)
+    monkeypatch.setattr("bench.sweep.find_row", _stopped)
+    with pytest.raises(Stopped):  # on request: that is no death
+        work(sweep, None, runtime(tmp_path))
+    assert (found.status().left, found.status().failed) == (1, {})
+    (waiting,) = found.study.get_trials(states=(TrialState.WAITING,))
+    assert waiting.user_attrs["deaths"] == 3
+    monkeypatch.setattr("bench.sweep.find_row", lambda *_: None)
+    work(sweep, None, runtime(tmp_path))
+    (error,) = found.status().failed.values()
+    assert "died 3 times" in error and str(plan.folder.path) in error
+    assert found.retry_failed() == 1
+    assert "deaths" not in found.study.trials[-1].user_attrs
+
+
+def _stopped(*_):
+    raise Stopped("stopped")
+
+
+def test_a_point_that_gets_further_between_deaths_is_not_given_up(tmp_path):
+    study = open_study("s", None, tmp_path)
+
+    def begin(now, **past):
+        study.enqueue_trial({}, user_attrs=past)
+        trial = study.ask()
+        refuse_deadly(trial, tmp_path / "run", now)
+        return trial.user_attrs
+
+    assert begin(0) == {"steps": 0, "deaths": 0}
+    assert begin(5, steps=4, deaths=7) == {"steps": 5, "deaths": 0}
+    assert begin(3, steps=4, deaths=2) == {"steps": 4, "deaths": 2}
+    with pytest.raises(TrialFault):
+        begin(4, steps=4, deaths=3)
+
+
+def test_a_rule_that_kills_its_process_fails_and_the_rest_is_done(tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text(
+        "import os\n\nfrom bench import selector\n\n\n@selector('deadly')\n"
+        "def deadly(signals):\n    os.kill(os.getpid(), 9)\n"
+    )
+    text = TOML.replace('["full", "random", "entropy"]', f'["{rule}:deadly", "random"]')
+    text = text.replace("[0.1, 0.3]", "[0.1]").replace("[0, 1]", "[0]")
+    process = start(write(tmp_path, text), tmp_path, "--json")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    status = json.loads(out)
+    assert (status["total"], status["done"]) == (2, 1)
+    ((run_id, error),) = status["failed"].items()
+    assert run_id.startswith("deadly") and "died 3 times" in error
+    assert "bench: error: 1 trials failed; --retry-failed tries them again" in err.splitlines()
+
+
+def test_a_trial_of_another_machine_is_left_alone(tmp_path):
+    found = SweepStudy(read_sweep(write(tmp_path), runtime(tmp_path)), None, runtime(tmp_path))
+    found.enqueue()
+    there, here = found.study.ask(), found.study.ask()
+    there.set_user_attr("host", "elsewhere")
+    here.set_user_attr("host", socket.gethostname())
+    found.recover()
+    states = [trial.state for trial in found.study.trials]
+    assert (states[there.number], states[here.number]) == (TrialState.RUNNING, TrialState.FAIL)
+
+
+def test_a_trial_whose_heart_stopped_is_failed_and_enqueued_again(tmp_path):
+    url, folder = f"sqlite:///{tmp_path / 'studies.db'}", runtime(tmp_path)
+    found = SweepStudy(read_sweep(write(tmp_path), folder), url, folder)
+    found.enqueue()
+    with warnings.catch_warnings():  # Optuna expects its own loop to beat
+        warnings.simplefilter("ignore", UserWarning)
+        silent, beating = found.study.ask(), found.study.ask()
+    for trial in (silent, beating):
+        trial.set_user_attr("host", "elsewhere")
+        found.study._storage.record_heartbeat(trial._trial_id)
+    fail_stale_trials(found.study)
+    assert found.status().running == 2
+    with closing(sqlite3.connect(tmp_path / "studies.db")) as base, base:
+        base.execute(
+            "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-1 hour') "
+            "WHERE trial_id = ?",
+            (silent._trial_id,),
+        )
+    fail_stale_trials(found.study)
+    trials, status = found.study.trials, found.status()
+    close_study(found.study)
+    assert trials[silent.number].state == TrialState.FAIL
+    assert trials[beating.number].state == TrialState.RUNNING
+    assert (status.running, status.left, status.failed) == (1, 10, {})
+    assert trials[-1].state == TrialState.WAITING
+    again = trials[-1].user_attrs
+    assert (again["run_id"], again["deaths"]) == (silent.user_attrs["run_id"], 1)
+    assert again["experiment"] == silent.user_attrs["experiment"]
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr("bench.workers.POLL_S", 0.1)
+    monkeypatch.setattr("bench.workers.RESTARTS", 2)
+
+
+def test_a_worker_that_refuses_its_work_is_not_started_again(tmp_path, fast):
+    with pytest.raises(ConfigError, match="steps: 0 is not accepted"):
+        run_workers(worker_cases.refuse, (tmp_path,), 1, lambda: None)
+    assert worker_cases.starts(tmp_path) == 1
+
+
+def test_workers_that_die_in_vain_are_given_up_with_an_error(tmp_path, fast):
+    with pytest.raises(BenchError, match="died 3 times .* exit code -9"):
+        run_workers(worker_cases.die, (tmp_path, 99), 1, lambda: None)
+    assert worker_cases.starts(tmp_path) == 3
+
+
+def test_workers_that_get_somewhere_are_replaced_for_ever(tmp_path, fast):
+    run_workers(worker_cases.die, (tmp_path, 6), 1, lambda: worker_cases.starts(tmp_path))
+    assert worker_cases.starts(tmp_path) == 6
+
+
+def test_a_stop_ends_a_worker_that_is_only_starting(tmp_path, fast):
+    threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Stopped):
+        run_workers(worker_cases.sleep, (tmp_path,), 1, lambda: None)
+    assert worker_cases.starts(tmp_path) <= 1
+
+
+@pytest.mark.parametrize(
+    "end, code, message",
+    [
+        (None, 1, "10 trials are left undone: no worker took them"),
+        (BenchError("they died"), 1, "10 trials are left undone: they died"),
+        (ConfigError("no pair"), 2, "10 trials are left undone: no pair"),
+        (Stopped("stopped"), 3, "stopped"),
+    ],
+)
+def test_trials_that_are_left_undone_are_an_error(
+    tmp_path, capsys, monkeypatch, end, code, message
+):
+    def run_workers(*_):
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr("bench.sweep.run_workers", run_workers)
+    found, out, err = call(capsys, "sweep", write(tmp_path), "--runs-dir", tmp_path / "runs")
+    assert (found, out) == (code, "") and message in err.splitlines()[-1]
 
 
 TUNING = (
@@ -480,6 +692,156 @@ def test_a_tuning_trial_of_a_dead_worker_is_tried_again_with_its_values(tmp_path
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
     assert study.trials[1].params == dead.params
+
+
+def curve_stub(monkeypatch, worth, stop_at=()):
+    """In place of runs: a curve that rises evenly to `worth(experiment)`; tells what was run."""
+    ran = []
+
+    def execute(launch, experiment, runtime, on_curve=None):
+        ran.append(experiment)
+        if len(ran) in stop_at:
+            raise Stopped("stopped")
+        for step in range(experiment.eval_every, experiment.steps + 1, experiment.eval_every or 99):
+            if on_curve is not None:
+                value = worth(experiment) * step / experiment.steps
+                on_curve(step, {"tiny_math_tune": value})
+        score = {"mean": worth(experiment)}
+        return SimpleNamespace(run_id="r", scores={"trained": {"tiny_math_tune": score}})
+
+    monkeypatch.setattr("bench.tuning.execute", execute)
+    return ran
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc"])
+def test_a_study_that_is_opened_again_proposes_new_values(tmp_path, monkeypatch, sampler):
+    path = write(tmp_path, TUNING, sampler=sampler, pruner="none")
+    sweep = read_sweep(path, runtime(tmp_path))
+    cell = next(iter(tuning.cells(sweep).values()))
+    settings = sweep.file.tuning.model_copy(update={"trials": 13})
+
+    def rates(name, budgets, stop_at=()):
+        ran = curve_stub(monkeypatch, lambda experiment: 1 - experiment.learning_rate, stop_at)
+        for budget in budgets:
+            part = settings.model_copy(update={"trials": budget})
+            study = open_study(name, None, tmp_path)
+            with suppress(Stopped):
+                tuning.tune_cell(cell, part, study, runtime(tmp_path))
+        complete = study.get_trials(states=(TrialState.COMPLETE,))
+        assert len(complete) == 13
+        return [trial.params["learning_rate"] for trial in complete], len(ran)
+
+    at_once, ran = rates("at once", [13])
+    assert (len(set(at_once)), ran) == (13, 13)
+    assert rates("again", [13])[0] == at_once
+    assert rates("one by one", range(1, 14))[0] == at_once
+    stopped, ran = rates("stopped", [13, 13, 13], stop_at=(1, 5))
+    assert (len(set(stopped)), ran) == (13, 15)
+    if sampler == "tpe":  # the place in the sequence of the other moves on with each trial
+        assert stopped == at_once
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_bad_value_is_pruned_and_counts(tmp_path, monkeypatch, pruner):
+    good, bad = [1e-3, 2e-3, 3e-3], [1e-1, 2e-1, 3e-1, 4e-1, 5e-1, 6e-1]
+    path = write(tmp_path, GRID, sampler="grid", pruner=pruner, values=[*good, *bad], steps=9)
+    path.write_text(path.read_text().replace("trials = 3", "trials = 9"))
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    settings, cell = sweep.file.tuning, next(iter(tuning.cells(sweep).values()))
+    curve_stub(monkeypatch, lambda experiment: 0.9 if experiment.learning_rate < 0.01 else 0.1)
+    study = open_study("cell", None, tmp_path, None, tuning.make_pruner(settings, 9))
+    tuning.tune_cell(cell, settings, study, here)
+    pruned = [t for t in study.trials if t.state == TrialState.PRUNED]
+    assert len(study.trials) == 9
+    assert {t.params["learning_rate"] for t in pruned} <= set(bad)
+    assert len(pruned) == (6 if pruner == "median" else 2)
+    assert all(t.last_step < 9 for t in pruned)
+
+
+def test_a_real_run_ends_where_it_is_pruned(tmp_path, monkeypatch):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="median", steps=3)
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    cell = next(iter(tuning.cells(sweep).values()))
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.number == 1)
+    study = open_study("cell", None, tmp_path)
+    tuning.tune_cell(cell, sweep.file.tuning, study, here)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    assert [t.last_step for t in study.trials] == [3, 1, 3]
+
+
+def test_a_tuning_trial_that_always_kills_its_process_is_spent(tmp_path, monkeypatch):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    cell = next(iter(tuning.cells(sweep).values()))
+    ran = curve_stub(monkeypatch, lambda experiment: 0.5)
+    study = open_study("cell", None, tmp_path)
+    study.enqueue_trial({"learning_rate": 2e-3}, user_attrs={"steps": 0, "deaths": 2})
+    study.ask()
+    tuning.tune_cell(cell, sweep.file.tuning, study, here)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert "died 3 times" in study.trials[1].user_attrs["error"]
+    assert 2e-3 not in [experiment.learning_rate for experiment in ran]
+
+
+def test_a_dry_run_counts_the_tuning_and_then_the_tuned_points(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    first = dry_run(path, here, 1)
+    assert first["tuning"] == {"result": None, "total": 6, "done": 0, "left": 6}
+    assert (first["total"], first["done"], first["left"]) == (10, 0, 10)
+    assert {trial["state"] for trial in first["trials"]} == {"waits for tuning"}
+    assert not here.runs_dir.exists()
+    curve_stub(monkeypatch, lambda experiment: experiment.learning_rate)
+    tuning.tune(sweep, None, here)
+    here.runs_dir.mkdir(exist_ok=True)
+    seconds = {"seconds": {"total": 60.0}}
+    (here.runs_dir / "rows.jsonl").write_text(json.dumps({"run_id": "r", **seconds}) + "\n")
+    tuned = dry_run(path, here, 2)
+    assert (tuned["total"], tuned["done"], tuned["left"]) == (10, 6, 4)
+    assert (tuned["tuning"]["done"], tuned["seconds_left"]) == (6, 120.0)
+    out = call(capsys, "sweep", path, "--runs-dir", here.runs_dir, "--dry-run")[1]
+    assert "tuning comes first and is counted: 6 trials, 6 done, 0 left" in out
+    assert "small: 10 trials, 6 done, 4 left; time left about 4 minutes" in out
+    result = tuning.write_result(sweep, None, here)
+    final = tuning.tuned(sweep, here)
+    rows = [{"run_id": plan.run_id, **seconds} for plan in final.plans]
+    (here.runs_dir / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    last = dry_run(path, here, 1)
+    assert [trial["run_id"] for trial in last["trials"]] == [p.run_id for p in final.plans]
+    assert (last["total"], last["done"], last["left"]) == (4, 4, 0)
+    assert last["tuning"] == {"result": str(result), "total": 6, "done": 6, "left": 0}
+
+
+@pytest.mark.parametrize(
+    "old, new, line, message",
+    [
+        ("trials = 3", "trials = 3\nseed = 1", 19, "also in 'seeds'"),
+        ("trials = 3", 'trials = 3\ntask = "tiny_maths"', 19, "unknown name 'tiny_maths'"),
+        ("trials = 3", 'trials = 3\ntask = "tiny_math"', 19, "leakage"),
+        ("k = 8", 'k = 8\neval_tasks = ["tiny_math_tune"]', 13, "leakage"),
+        ("seeds = [0, 1]", "seeds = [0, 1000]", 5, "tuning.seed: 1000"),
+        ("ranges.learning_rate", "ranges.seed", 23, "seed: cannot have a range"),
+        ("ranges.learning_rate", "ranges.keep", 23, "keep: cannot have a range"),
+        ("ranges.learning_rate", "ranges.selector", 23, "selector: cannot have a range"),
+        ("ranges.learning_rate", "ranges.learning_rat", 23, "did you mean 'learning_rate'"),
+        ("low = 1e-5", "low = -1e-5", 23, "learning_rate"),
+        ("report_every = 1", "report_every = 5", 21, "hear of nothing"),
+        ("trials = 3", "trials = 0", 18, "greater than or equal to 1"),
+    ],
+)
+def test_a_mistake_in_tuning_is_named_with_its_line(tmp_path, old, new, line, message):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="median")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ConfigError) as refused:
+        read_sweep(path, runtime(tmp_path))
+    assert f"small.toml:{line}: " in str(refused.value) and message in str(refused.value)
+    assert "{" not in str(refused.value)
 
 
 def test_tuning_on_a_reported_split_is_refused(capsys, tmp_path):
