@@ -7,27 +7,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.budget import select_tokens
-    from bench.config import BenchError, ConfigError, Experiment, Runtime
-    from bench.pairs import get_pair, pair_names
-    from bench.registry import get_selector, selector, selector_names
-    from bench.run import run_experiment
-    from bench.signals import TokenSignals, signals_from_logits
+    from bench.core.config import BenchError, ConfigError, Experiment, Runtime
+    from bench.pairs.pair import get_pair, pair_names
+    from bench.run.run_experiment import run_experiment
+    from bench.selection.budget import select_tokens
+    from bench.selection.formulas import TokenSignals, signals_from_logits
+    from bench.selection.registry import get_selector, selector, selector_names
 
 _MODULE_OF = {
-    "BenchError": "config",
-    "ConfigError": "config",
-    "Experiment": "config",
-    "Runtime": "config",
-    "TokenSignals": "signals",
-    "signals_from_logits": "signals",
-    "selector": "registry",
-    "get_selector": "registry",
-    "selector_names": "registry",
-    "select_tokens": "budget",
-    "run_experiment": "run",
-    "get_pair": "pairs",
-    "pair_names": "pairs",
+    "BenchError": "core.config",
+    "ConfigError": "core.config",
+    "Experiment": "core.config",
+    "Runtime": "core.config",
+    "TokenSignals": "selection.formulas",
+    "signals_from_logits": "selection.formulas",
+    "selector": "selection.registry",
+    "get_selector": "selection.registry",
+    "selector_names": "selection.registry",
+    "select_tokens": "selection.budget",
+    "run_experiment": "run.run_experiment",
+    "get_pair": "pairs.pair",
+    "pair_names": "pairs.pair",
 }
 
 __all__ = [

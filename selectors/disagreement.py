@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from bench.registry import selector
-from bench.signals import TokenSignals
+from bench.selection.formulas import TokenSignals
+from bench.selection.registry import selector
 
 
 @selector("forward_kl", needs=("forward_kl_BT",))

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bench.registry import selector
-from bench.signals import TokenSignals
+from bench.selection.formulas import TokenSignals
+from bench.selection.registry import selector
 
 
 @selector("cc", needs=("teacher_logprob_BT", "reference_logprob_BT"), reads_sampled_token=True)

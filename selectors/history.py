@@ -5,8 +5,8 @@ from math import log
 import torch
 from torch import Tensor
 
-from bench.registry import selector
-from bench.signals import TokenSignals
+from bench.selection.formulas import TokenSignals
+from bench.selection.registry import selector
 
 LOSSES: dict[str, tuple[str, ...]] = {
     "reverse_kl": ("reverse_kl_BT",),

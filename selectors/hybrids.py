@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bench.registry import NORMS, norm_parameter, selector
-from bench.signals import TokenSignals
+from bench.selection.formulas import TokenSignals
+from bench.selection.registry import NORMS, norm_parameter, selector
 
 
 @selector("tip", needs=("student_entropy_BT", "reverse_kl_BT"))

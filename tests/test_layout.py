@@ -1,4 +1,4 @@
-"""The architecture: imports point one way, and the folder `selectors` shadows nothing."""
+"""The architecture: rooms import one way, and the folder `selectors` shadows nothing."""
 
 import ast
 import subprocess
@@ -8,98 +8,86 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = (
-    "arithmetic batches bootstrap compare compatibility contamination figure_style keep keys "
-    "markdown objectives population progress stats token_classes",
-    "artefact_sheet association budget config diagnostic_figures regression signals",
-    "adapters answers chat combine console gradients grammar matched memory optimizer overlap "
-    "pairs placement processes records rule stopping storage workers",
-    "checkpoints contrasts expression mathsets models overlap_figures rows tasklist trackers",
-    "diagnostic_sheet leaderboard prompts registry two_runs",
-    "across catalogue claims contract cost_figures panel rollout",
-    "figures passes plan responses screen sheets token_bank",
-    "artefacts bank evaluate extras preflight shadow sweepfile vllm_rollout",
-    "doctor engine examiner",
-    "run updates",
-    "cli_lists gain launch",
-    "diagnostic tuning",
-    "against sweep",
-    "diagnose",
-    "cli_results",
-    "cli",
-    "__init__ __main__",
-)
-"""Each module may import only from layers above its own line."""
-LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
-
-BUILDER = {"tiny", "tiny_train", "tiny_measure", "tiny_card"}
-"""Makes the embedded pairs; nothing but the command line may import it."""
+BENCH = ROOT / "bench"
+ROOMS = {
+    "cli", "core", "diagnose", "pairs", "run", "selection", "shadow", "sweep", "tables", "tasks",
+    "train",
+}  # fmt: skip
 
 
-def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in the file."""
+def module_of(path: Path) -> str:
+    """bench.core.config of bench/core/config.py, bench.core of its `__init__`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path, known: set[str] = frozenset()) -> set[str]:
+    """Every module that a file imports, wherever in the file; `from a import b` is a.b if known."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names if node.module == "bench" else {node.module}
+            found |= {name if name in known else node.module for name in names}
     return found
 
 
-def modules() -> list[str]:
-    return [path.stem for path in (ROOT / "bench").glob("*.py") if path.stem not in BUILDER]
+def graph() -> dict[str, set[str]]:
+    """module -> what it imports of the package."""
+    paths = {module_of(path): path for path in BENCH.rglob("*.py")}
+    return {
+        name: {other for other in imported(path, set(paths)) if other in paths}
+        for name, path in paths.items()
+    }
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_point_one_way(module):
-    assert module in LAYER, f"bench/{module}.py has no layer"
-    if module == "__init__":
-        return
-    for name in imported(ROOT / "bench" / f"{module}.py"):
-        if not name.startswith("bench."):
-            continue
-        other = name.split(".")[1]
-        if other == "tasks":
-            assert module == "evaluate"  # lm-eval imports them by the names in the task files
-        elif other in BUILDER:
-            assert module == "cli_lists"
-        else:
-            assert LAYER[other] < LAYER[module], f"{module} imports {other}"
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """Some circle of imports, or nothing."""
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(edges.get(name, ())):
+            if found := walk(other, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(edges) if (found := walk(name, []))), [])
+
+
+def test_the_rooms_are_those_of_the_house():
+    found = {path.name for path in BENCH.iterdir() if path.name != "__pycache__"}
+    assert found == {*ROOMS, "__init__.py", "__main__.py"}
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    edges = graph()
+    del edges["bench"]  # its names are for users, and looked up when asked for
+    assert circle(edges) == []
+    edges["bench.core.config"] = edges["bench.core.config"] | {"bench.cli.app"}
+    assert "bench.cli.app" in circle(edges)
 
 
 @pytest.mark.parametrize(
     "package, only",
     [
-        (
-            "transformers",
-            {
-                "models",
-                "rollout",
-                "optimizer",
-                "examiner",
-                "run",
-                "passes",
-                "doctor",
-                "preflight",
-                "placement",
-                "vllm_rollout",
-                *BUILDER,
-            },
-        ),
-        ("accelerate", {"checkpoints", "bank", "processes", "trackers"}),
-        ("lm_eval", {"evaluate"}),
-        ("peft", {"adapters"}),
-        ("datasets", {"prompts"}),
-        ("optuna", {"sweep", "storage", "tuning"}),
-        ("vllm", {"vllm_rollout"}),
+        ("transformers", {"pairs", "train", "run"}),
+        ("accelerate", {"core", "train", "diagnose"}),
+        ("lm_eval", {"tasks"}),
+        ("peft", {"pairs"}),
+        ("datasets", {"tasks"}),
+        ("optuna", {"sweep"}),
+        ("vllm", {"train"}),
     ],
 )
 def test_each_library_has_its_place(package, only):
     users = {
-        path.stem
-        for path in (ROOT / "bench").glob("*.py")
+        path.relative_to(BENCH).parts[0]
+        for path in BENCH.rglob("*.py")
         if any(name.split(".")[0] == package for name in imported(path))
     }
     assert users <= only
@@ -107,8 +95,9 @@ def test_each_library_has_its_place(package, only):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "selectors").glob("*.py")), ids=lambda p: p.stem)
 def test_selectors_import_the_registry_signals_and_torch_alone(path):
+    allowed = {"bench.selection.registry", "bench.selection.formulas", "math"}
     for name in imported(path):
-        assert name.split(".")[0] == "torch" or name in {"bench.registry", "bench.signals", "math"}
+        assert name.split(".")[0] == "torch" or name in allowed
 
 
 def test_the_folder_selectors_shadows_nothing():

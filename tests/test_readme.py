@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import call
 from small_pair import pair_folder
-from test_cli import call
-from test_engine import SMALL
+from steps import SMALL
 
-from bench.cli import app
-from bench.config import Experiment, Runtime
-from bench.run import run_experiment
+from bench.cli.app import app
+from bench.core.config import Experiment, Runtime
+from bench.run.run_experiment import run_experiment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,1 +1,1 @@
-"""lm-eval task files: one YAML file per task, named after it; `_` begins a shared part."""
+"""What models are asked and how well they answer: problems, prompts, grading, lm-eval."""

@@ -26,13 +26,13 @@ import torch
 from settings import Setting
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.config import Experiment, Runtime
-from bench.engine import Trainer
-from bench.models import LoadedPair, Vocabulary, load_pair
-from bench.pairs import get_pair
-from bench.passes import hidden_states
-from bench.plan import make_plan
-from bench.rollout import Rollout
+from bench.core.config import Experiment, Runtime
+from bench.pairs.models import LoadedPair, Vocabulary, load_pair
+from bench.pairs.pair import get_pair
+from bench.run.plan import make_plan
+from bench.train.loop import Trainer
+from bench.train.loss import hidden_states
+from bench.train.rollout import Rollout
 
 ROLLOUTS = "rollouts.pt"
 
@@ -93,7 +93,7 @@ class Clock:
 
 
 class Ours:
-    """`bench.engine.Trainer.step`, logging included, on the given responses.
+    """`bench.train.loop.Trainer.step`, logging included, on the given responses.
 
     Sampling leaves the student's hidden states behind, which the engine scores; for responses that
     were sampled beforehand they are computed ahead of the step, as sampling would have. What it

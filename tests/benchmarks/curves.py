@@ -87,9 +87,9 @@ def make_step(side: str, point: Point, folder: Path) -> Any:
     from arms import load
     from settings import Setting, make_pair
 
-    from bench.config import Experiment, Runtime
-    from bench.engine import Trainer
-    from bench.plan import make_plan
+    from bench.core.config import Experiment, Runtime
+    from bench.run.plan import make_plan
+    from bench.train.loop import Trainer
 
     make_pair(folder / "pair", point.vocabulary, layers=2)
     pair = load(Setting("curves", str(folder / "pair"), point.batch, point.tokens, STEPS))
@@ -121,7 +121,7 @@ def made_rollout(point: Point) -> Any:
     """Random tokens: what a step costs does not depend on what was sampled."""
     import torch
 
-    from bench.rollout import Rollout
+    from bench.train.rollout import Rollout
 
     generator = torch.Generator().manual_seed(0)
     shape = (point.batch, PROMPT + point.tokens)
@@ -151,7 +151,7 @@ def start_up(tries: int = 7) -> dict[str, float]:
         "import bench": "import bench, sys; assert 'torch' not in sys.modules",
         "bench --help": (
             "import sys; sys.argv = ['bench', '--help']\n"
-            "from bench.cli import main\n"
+            "from bench.cli.app import main\n"
             "try: main()\n"
             "except SystemExit: pass\n"
             "assert 'torch' not in sys.modules"

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/rollout.py [--rounds 5]
 
-`ours` is bench.rollout (finished rows leave the batch every 64 positions), `generate` is
+`ours` is bench.train.rollout (finished rows leave the batch every 64 positions), `generate` is
 transformers' own loop, `continuous` its continuous batching, both with our keyed sampling; `kept`
 is ours with the hidden states kept. They alternate round by round, so that a noisy machine
 disturbs all of them alike; medians, and the ratio of each to `generate` with its spread. The stop
@@ -37,10 +37,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.utils import logging
 
-from bench.keys import keyed_uniform
-from bench.models import Vocabulary, load_pair
-from bench.pairs import get_pair
-from bench.rollout import KeyedSampler, _decode, sample_tokens
+from bench.core.randomness import keyed_uniform
+from bench.pairs.models import Vocabulary, load_pair
+from bench.pairs.pair import get_pair
+from bench.train.rollout import KeyedSampler, _decode, sample_tokens
 
 PAGE = 64
 

@@ -13,12 +13,12 @@ import statistics
 import tempfile
 import time
 
-import bench.engine
-import bench.passes
-from bench.config import Experiment, Runtime
-from bench.engine import Trainer
-from bench.models import load_pair
-from bench.plan import make_plan
+import bench.train.loop
+import bench.train.loss
+from bench.core.config import Experiment, Runtime
+from bench.pairs.models import load_pair
+from bench.run.plan import make_plan
+from bench.train.loop import Trainer
 
 RULES = {"teachability": 0.05, "tip": 0.05, "full": 1.0, "entropy": 0.05, "random": 0.05}
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
     parser.add_argument("--token-bank", action="store_true", help="write every step's tokens too")
     options = parser.parse_args()
-    bench.engine.perf_counter = bench.passes.perf_counter = time.process_time
+    bench.train.loop.perf_counter = bench.train.loss.perf_counter = time.process_time
 
     def trainer(selector: str, keep: float, **runtime) -> Trainer:
         settings = Runtime.parse({"runs_dir": tempfile.mkdtemp(), "progress": "off", **runtime})

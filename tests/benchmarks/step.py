@@ -10,10 +10,10 @@ import argparse
 import statistics
 import tempfile
 
-from bench.config import Experiment, Runtime
-from bench.engine import Trainer
-from bench.models import load_pair
-from bench.plan import make_plan
+from bench.core.config import Experiment, Runtime
+from bench.pairs.models import load_pair
+from bench.run.plan import make_plan
+from bench.train.loop import Trainer
 
 RULES = {"full": 1.0, "random": 0.05, "entropy": 0.05, "teachability": 0.05, "jsd": 1.0}
 PHASES = ("rollout", "teacher", "score", "loss")

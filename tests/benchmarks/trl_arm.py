@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 from trl import DistillationConfig, DistillationTrainer
 
-from bench.rollout import Rollout
+from bench.train.rollout import Rollout
 
 
 class TimedTrainer(DistillationTrainer):

@@ -1,0 +1,85 @@
+"""What the commands share: flags that many have, JSON on standard output, one line of error."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from cyclopts import Parameter
+
+from bench.core.config import ConfigError, Experiment, Runtime, experiment_from
+
+Flat = Parameter(name="*")
+DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
+RunsDir = Annotated[Path, Parameter(help="Folder of the run folders.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]
+
+
+def with_preset(experiment: Experiment, preset: str | None) -> Experiment:
+    """The flags that were given, over the preset's settings."""
+    given = {name: getattr(experiment, name) for name in experiment.model_fields_set}
+    return experiment_from(given, preset)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A file in a folder that need not be there. Raises ConfigError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raise ConfigError naming the flag where a folder is asked for and a file is in its place."""
+    there = next((place for place in (path, *path.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ConfigError(f"{name}: {str(there)!r} is a file, not a folder")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file given by the user."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def is_stale(path: Path, content: bytes) -> bool:
+    """Missing, or other bytes. A PNG need only be there: its bytes depend on the machine's zlib."""
+    if not path.is_file():
+        return True
+    return path.suffix != ".png" and path.read_bytes() != content
+
+
+def leftovers(out: Path, made: Mapping[str, bytes]) -> list[str]:
+    """Pictures in the folder of figures, which holds generated ones only, that are made no more."""
+    there = sorted((out / "figures").glob("*.*"))
+    names = [f"figures/{path.name}" for path in there if path.suffix in (".svg", ".png")]
+    return [name for name in names if name not in made]
+
+
+def print_json(value: Mapping[str, Any] | list[Any]) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+    print()
+
+
+def fail(message: str, code: int, process: int | None = None) -> NoReturn:
+    """One line on standard error, and the exit code; a caret keeps the two lines it stands in.
+
+    Of several processes only the first prints, and another what befell it alone.
+    """
+    from bench.core.progress import rank
+
+    prefix = "bench: " if code == 3 else "bench: error: "
+    if rank():
+        prefix += f"process {rank()}: "
+    lines = message.rstrip().split("\n")
+    shown = lines[-2:] if len(lines) > 2 and lines[-1].strip() == "^" else []
+    if rank() != (process or 0):
+        raise SystemExit(code)
+    told = " ".join(" ".join(lines[: len(lines) - len(shown)]).split())
+    print("\n".join([prefix + told, *shown]), file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,1 @@
+"""What all stand on: settings, errors, records, randomness, statistics, files, processes."""

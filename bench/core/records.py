@@ -1,0 +1,312 @@
+"""Run folders, the record of a run, append-only result rows, and provenance.
+
+The state of a run is read off the disk: no folder, `incomplete`, or `done` (record.json, which is
+written last).
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from bench.core.config import BenchError, ConfigError
+
+SCHEMA_VERSION = 1
+PACKAGES = (
+    "opd-bench", "torch", "transformers", "accelerate", "lm_eval", "tokenizers", "numpy", "scipy",
+    "math-verify",
+)  # fmt: skip
+EXTRAS = ("peft",)
+"""Named where they are installed."""
+
+Score = dict[str, Any]
+
+
+class RunRecord(BaseModel):
+    """What a finished run says of itself: record.json, and `bench run --json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    state: Literal["done"] = "done"
+    experiment: dict[str, Any]
+    scores: dict[str, dict[str, Score]]
+    """untrained | trained | teacher -> task -> mean, n, ci95, parse_failure_rate, ..."""
+    change: dict[str, Score]
+    """task -> paired difference trained - untrained: mean, n, ci95."""
+    curve: list[dict[str, Any]]
+    """Evaluations during training: step, and task -> mean."""
+    tokens: dict[str, int]
+    """sampled, scored (by the teacher), trained."""
+    realised_keep: float
+    effective_sample_size: float | None
+    """(Σw)²/Σw² summed over steps, for weights; None for a rule that keeps or drops."""
+    clipped_step_share: float
+    seconds: dict[str, float]
+    """rollout; teacher (its backbone); score (student backbone, both heads, signals, selection);
+    loss (gradient pass and update); evaluate; total."""
+    peak_memory_bytes: int
+    signals: dict[str, dict[str, float]] = {}
+    """Each (B, T) signal that the rule read, mean over steps: `all` its mean over the sampled
+    tokens, `q05` and `q95` its quantiles."""
+    pair_facts: dict[str, float] = {}
+    """What the pair says of itself as one of a family (`style_share`)."""
+    provenance: dict[str, Any]
+    folder: str = ""
+    """Where the run lies on its machine; result rows leave it out."""
+    schema_version: int = SCHEMA_VERSION
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest8(value: Any) -> str:
+    """The first eight hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
+
+
+class RunInUse(BenchError):
+    """Another process is running this experiment."""
+
+
+class RunFolder:
+    """One experiment's folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.log = path / "log.txt"
+        self.shadow = path / "shadow.jsonl"
+        self.token_bank = path / "token_bank"
+        self._metrics = path / "metrics.jsonl"
+        self._record = path / "record.json"
+
+    @property
+    def state(self) -> Literal["absent", "incomplete", "done"]:
+        if self._record.is_file():
+            return "done"
+        return "incomplete" if self.path.is_dir() else "absent"
+
+    def check_commits(self, commits: Mapping[str, str | None]) -> None:
+        """Raise ConfigError where this run began with another commit of a hub model."""
+        file = self.path / "experiment.json"
+        began = json.loads(file.read_text()).get("commits", {}) if file.is_file() else {}
+        for side, commit in began.items():
+            if commit != commits.get(side):
+                raise ConfigError(
+                    f"{side}: {self.path} began with commit {commit}, and {commits.get(side)} is "
+                    f"what loads now; pin it with --{side} owner/name@{commit}, or delete the run"
+                )
+
+    def create(
+        self,
+        experiment: Mapping[str, Any],
+        points_to: Mapping[str, Any],
+        commits: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """The folder with its experiment.json. Raises ConfigError where it cannot be written."""
+        values: dict[str, Any] = {"experiment": experiment, "points_to": points_to}
+        if named := {side: commit for side, commit in (commits or {}).items() if commit}:
+            values["commits"] = named
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "experiment.json", values)
+        except OSError as error:
+            raise ConfigError(
+                f"runs_dir: {str(self.path.parent)!r} cannot be written: {error.strerror}"
+            ) from error
+
+    @contextmanager
+    def lock(self):
+        """Exclusive use of the folder. Raises RunInUse when another process has it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise RunInUse(f"{self.path} is in use by another process") from None
+        except OSError as error:
+            if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+                raise ConfigError(
+                    f"runs_dir: {str(self.path.parent)!r} cannot be written: {error.strerror}"
+                ) from error
+            raise
+
+    def read_record(self) -> RunRecord:
+        return RunRecord.model_validate_json(self._record.read_text())
+
+    def write_record(self, record: RunRecord) -> None:
+        write_json(self._record, record.model_dump(mode="json"))
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """One step's line; flushed, so that a kill loses at most the line being written."""
+        with self._metrics.open("a") as file:
+            file.write(canonical_json(line) + "\n")
+
+    def append_shadow(self, line: Mapping[str, Any]) -> None:
+        """One step's line of the shadow panel."""
+        with self.shadow.open("a") as file:
+            file.write(canonical_json(line) + "\n")
+
+    def steps_done(self) -> int:
+        """Steps that metrics.jsonl has a line for."""
+        return self._metrics.read_text().count("\n") if self._metrics.exists() else 0
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The evaluations made during training, from metrics.jsonl."""
+        lines = [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        return [
+            {"step": line["step"], **line["evaluation"]} for line in lines if "evaluation" in line
+        ]
+
+    def signals(self) -> dict[str, dict[str, float]]:
+        """Mean over steps of each logged signal's mean and quantiles, from metrics.jsonl."""
+        values: dict[str, dict[str, list[float]]] = {}
+        for line in self._metrics.read_text().splitlines():
+            for name, summary in json.loads(line)["signals"].items():
+                of_signal = values.setdefault(name, {})
+                for key in ("all", "q05", "q95"):
+                    of_signal.setdefault(key, []).append(summary[key])
+        return {
+            name: {key: sum(found) / len(found) for key, found in of_signal.items()}
+            for name, of_signal in values.items()
+        }
+
+    def cut_logs(self, steps: int) -> None:
+        """Drop what was logged of steps that a resumed run is about to take again."""
+        for path in (self._metrics, self.shadow):
+            _cut_lines(path, steps)
+        for path in self.token_bank.glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) > steps:
+                path.unlink()
+
+
+def _cut_lines(path: Path, steps: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= steps:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break  # the line that a kill cut short; nothing valid follows it
+    write_text(path, "".join(kept))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once: readers see the old content or the new, also after power loss."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Flush a file's or a folder's own entry to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
+    """The row of this run, if the file has it."""
+    if not rows.exists():
+        return None
+    lines = (json.loads(line) for line in rows.read_text().splitlines() if run_id in line)
+    return next((row for row in lines if row["run_id"] == run_id), None)
+
+
+def append_row(rows: Path, row: Mapping[str, Any]) -> bool:
+    """Append a run's row unless the file has one of that run id; True when it was appended."""
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(rows.with_name(f".{rows.name}.lock")):
+        lines = rows.read_text().splitlines() if rows.exists() else []
+        if any(json.loads(line)["run_id"] == row["run_id"] for line in lines if line.strip()):
+            return False
+        write_text(rows, "".join(line + "\n" for line in [*lines, canonical_json(row)]))
+        return True
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Git revision of this package's checkout, versions, and the machine."""
+    import torch
+
+    root = Path(__file__).parents[2]
+    revision = _git(root, "rev-parse", "HEAD")
+    return {
+        "git": revision,
+        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        "versions": {
+            name: version(name)
+            for name in (*PACKAGES, *(name for name in EXTRAS if find_spec(name)))
+        },
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start a new peak, where the system can: a sweep's worker runs many experiments."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Peak memory since the last reset: of the device's allocator on CUDA, resident elsewhere."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+            return int(found.group(1)) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Fixed contexts: does a score predict the KL that an update removes?"""

@@ -1,0 +1,166 @@
+"""Updates of the student: what changes between the two KL measurements on a context.
+
+`train` distils on all tokens of other prompts for the experiment's steps; `one_step` takes one step
+on the bank's own responses, its prompts drawn with replacement by the seed; `run:RUN` takes the
+checkpoint of a run.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.core.config import ConfigError, Experiment, Runtime
+from bench.core.processes import make_accelerator
+from bench.core.progress import Progress
+from bench.core.records import digest8
+from bench.core.stopping import StopRequest
+from bench.diagnose.context_bank import Bank
+from bench.pairs.models import content_sha256, load_model, load_pair
+from bench.run.plan import Plan, identity_of, make_plan
+from bench.tasks.prompt_file import get_prompts
+from bench.train.loop import Selection, Trainer, train
+from bench.train.rollout import Rollout, join_rollouts
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update of the student, made when it is asked for."""
+
+    seed: int
+    key: str
+    """Names what the update depends on, besides the bank's models."""
+    experiment: Experiment
+    """Its settings: what a table of results calls the regime."""
+    student: Callable[[Progress, StopRequest], Any]
+    """The updated student on its device."""
+    discard: Callable[[], None] = lambda: None
+    """Drop what a killed update would need to go on."""
+
+
+def make_updates(bank: Bank, runtime: Runtime) -> list[Update]:
+    """The updates asked for, checked: no prompt that an update trains on is in the bank."""
+    kind = bank.diagnosis.update
+    if kind.startswith("run:"):
+        names = [name.strip() for name in kind.removeprefix("run:").split(",")]
+        found = [_of_run(name, bank, runtime) for name in names]
+        _check_alike(found)
+    else:
+        make = {"train": _trained, "one_step": _one_step}[kind]
+        found = [make(seed, bank, runtime) for seed in bank.diagnosis.update_seeds]
+    if kind != "one_step":
+        for update in found:
+            check_disjoint(bank, update.experiment)
+    return found
+
+
+def check_disjoint(bank: Bank, experiment: Experiment) -> None:
+    """Raises ConfigError where the update trains on a prompt of the bank."""
+    held_out = {prompt.text for prompt in bank.prompts}
+    prompts = get_prompts(experiment).prepare(bank.agreement.tokenizer, bank.agreement.chat)
+    for step in range(experiment.steps):
+        for prompt in prompts.draw(step, experiment.prompts_per_step, experiment.seed):
+            if prompt.text in held_out:
+                raise ConfigError(
+                    f"prompts: {experiment.prompts!r} gives prompt {prompt.id!r} to step "
+                    f"{step + 1} of the update, and the bank holds it too"
+                )
+
+
+# --- train ---------------------------------------------------------------------------------------
+
+
+def _trained(seed: int, bank: Bank, runtime: Runtime) -> Update:
+    experiment = bank.experiment.model_copy(update={"seed": seed})
+    inside = runtime.model_copy(update={"runs_dir": runtime.runs_dir / "updates"})
+    plan = make_plan(experiment, inside)
+
+    def student(progress: Progress, stop: StopRequest) -> Any:
+        trainer = _open_trainer(plan, inside)
+        train(trainer, progress, stop, lambda step: {})
+        return trainer.pair.student
+
+    def discard() -> None:
+        shutil.rmtree(plan.folder.path, ignore_errors=True)
+
+    return Update(seed, plan.run_id, plan.experiment, student, discard)
+
+
+def _open_trainer(plan: Plan, runtime: Runtime) -> Trainer:
+    plan.folder.create(plan.experiment.model_dump(mode="json"), plan.points_to)
+    return Trainer(plan, load_pair(plan.pair, one_model=plan.is_one_model), runtime)
+
+
+# --- one step on the bank ------------------------------------------------------------------------
+
+
+def _one_step(seed: int, bank: Bank, runtime: Runtime) -> Update:
+    changed = {"seed": seed, "steps": 1, "warmup_steps": 0, "schedule": "constant"}
+    experiment = bank.experiment.model_copy(update=changed)
+    inside = runtime.model_copy(update={"runs_dir": runtime.runs_dir / "updates"})
+    plan = make_plan(experiment, inside)
+
+    def student(progress: Progress, stop: StopRequest) -> Any:
+        progress.start(f"one step, seed {seed}", 1)
+        trainer = Trainer(plan, load_pair(plan.pair, one_model=plan.is_one_model), inside)
+        rollout = whole(bank, trainer.accelerator.device)
+        count_P = drawn_counts(seed, len(bank.prompts))
+        count_B = np.repeat(count_P, bank.diagnosis.samples_per_prompt)
+        weight_BT = rollout.mask_BT * torch.tensor(count_B, device=rollout.mask_BT.device)[:, None]
+        selection = Selection(weight_BT > 0, weight_BT.float(), float(weight_BT.sum()))
+        with trainer.accelerator.autocast():
+            loss = trainer.gradient(rollout, selection, None).loss
+            trainer.update(loss)
+        progress.update(1, loss=loss)
+        return trainer.pair.student
+
+    key = f"one_step-s{seed}-{digest8([bank.id, identity_of(experiment)])}"
+    return Update(seed, key, plan.experiment, student)
+
+
+def drawn_counts(seed: int, prompts: int) -> np.ndarray:
+    """How often each prompt is in the step's batch: as many as there are, with replacement."""
+    generator = np.random.default_rng([seed, 0x0E57E9])
+    return np.bincount(generator.integers(prompts, size=prompts), minlength=prompts)
+
+
+def whole(bank: Bank, device: torch.device) -> Rollout:
+    """The bank as one rollout."""
+    return join_rollouts([rollout for _, rollout in bank.rollouts(device)])
+
+
+# --- the checkpoint of a run ---------------------------------------------------------------------
+
+
+def _of_run(name: str, bank: Bank, runtime: Runtime) -> Update:
+    folder = next((f for f in (runtime.runs_dir / name, Path(name)) if f.is_dir()), None)
+    if folder is None or not (folder / "experiment.json").is_file():
+        raise ConfigError(f"update: run {name!r} is neither in {runtime.runs_dir} nor a run folder")
+    if not (folder / "model").is_dir():
+        raise ConfigError(f"update: run {name!r} has no trained model yet; finish it first")
+    saved = json.loads((folder / "experiment.json").read_text())
+    experiment = Experiment.parse(saved["experiment"])
+    for side, digest in bank.points_to.items():
+        if saved["points_to"][side] != digest:
+            raise ConfigError(
+                f"update: run {name!r} has another {side} than pair {bank.pair.name!r}"
+            )
+    path = str(folder / "model")
+
+    def student(progress: Progress, stop: StopRequest) -> Any:
+        return load_model(path).to(make_accelerator(experiment, runtime).device)
+
+    return Update(experiment.seed, f"run-{content_sha256(path)[:16]}", experiment, student)
+
+
+def _check_alike(updates: Sequence[Update]) -> None:
+    """Several runs are one update with several seeds, or an error."""
+    settings = [u.experiment.model_copy(update={"seed": 0}) for u in updates]
+    seeds = [update.seed for update in updates]
+    if any(one != settings[0] for one in settings) or len(set(seeds)) != len(seeds):
+        raise ConfigError("update: several runs must be one experiment with different seeds")

@@ -1,0 +1,1 @@
+"""The embedded pairs: how they were made, measured and described."""

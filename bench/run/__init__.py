@@ -1,0 +1,1 @@
+"""One experiment: plan, checks, training, evaluation, record."""

@@ -1,0 +1,176 @@
+"""Scores models on tasks; what a model scores before training is kept, and shared by all runs."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+from filelock import FileLock, Timeout
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from bench.core.config import Runtime
+from bench.core.processes import Processes
+from bench.core.progress import Progress
+from bench.core.records import digest8, write_json
+from bench.tasks.evaluate import TaskResult, evaluate
+from bench.tasks.maths_sets import data_sha256
+from bench.tasks.protocol import Asking, task_settings
+
+Results = dict[str, TaskResult]
+"""task -> result, of one model."""
+
+EVALUATION_CODE = (
+    "core/randomness.py", "tasks/answers.py", "tasks/arithmetic.py", "tasks/chat.py",
+    "tasks/definitions", "tasks/evaluate.py", "tasks/grader.py", "tasks/maths_sets.py",
+    "tasks/responses.py", "train/rollout.py",
+)  # fmt: skip
+"""What a cached baseline depends on besides the model, the data and the settings."""
+WAIT_S = 60.0
+"""Seconds between two looks at a baseline that another run evaluates: shorter than what processes
+that wait together allow."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model as it is before training."""
+
+    label: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    stops: tuple[int, ...]
+    sha256: str
+    """Of its files, and of what else decides its answers."""
+
+
+class Examiner:
+    """Scores models on tasks, counts the seconds, and keeps baselines by content."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        asking: Asking,
+        log: Path | None,
+        progress: Progress,
+        processes: Processes,
+    ):
+        self.runtime, self.asking = runtime, asking
+        self.progress, self.processes = progress, processes
+        self.log = log if self.processes.is_main else None
+        self.seconds = 0.0
+        self.curve_seconds = 0.0
+        """The part of `seconds` that passed inside the training loop."""
+
+    def examine(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Sequence[str],
+        stops: tuple[int, ...],
+        label: str,
+        limit: int | None = None,
+    ) -> Results:
+        start = perf_counter()
+        phases: set[str] = set()
+
+        def report(task: str, done: int, total: int) -> None:
+            if task not in phases:
+                phases.add(task)
+                self.progress.start(f"evaluate {label} on {task}", total)
+            self.progress.update(done)
+
+        with self.processes.autocast():
+            results = evaluate(
+                model,
+                tokenizer,
+                tasks,
+                stop_ids=stops,
+                batch_size=self.runtime.eval_batch,
+                asking=self.asking,
+                limit=limit,
+                log_file=self.log,
+                progress=report if label != "curve" else None,
+                processes=self.processes,
+            )
+        passed = perf_counter() - start
+        self.seconds += passed
+        self.curve_seconds += passed if label == "curve" else 0.0
+        return results
+
+    def baselines(
+        self, asked: Sequence[Baseline], tasks: Sequence[str], limit: int | None
+    ) -> dict[str, Results]:
+        """label -> results of models that no run changes, evaluated once per content and task.
+
+        What another run is evaluating comes last, and is waited for: workers that start together
+        share the models out.
+        """
+        found: dict[str, dict[str, TaskResult]] = {baseline.label: {} for baseline in asked}
+        left = [(baseline, task) for baseline in asked for task in tasks]
+        for patience in (0.0, WAIT_S):
+            later = []
+            for baseline, task in left:
+                result = self._baseline(baseline, task, limit, patience)
+                if result is None:
+                    later.append((baseline, task))
+                else:
+                    found[baseline.label][task] = result
+            left = later
+        return {label: {task: by_task[task] for task in tasks} for label, by_task in found.items()}
+
+    def _baseline(
+        self, baseline: Baseline, task: str, limit: int | None, patience: float
+    ) -> TaskResult | None:
+        """None where another run is at it, and no patience is given."""
+        file = self._baseline_file(baseline, task, limit)
+        with ExitStack() as held:
+
+            def take() -> bool:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(Timeout):
+                    lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=patience)
+                    held.enter_context(lock)
+                    return True
+                return False
+
+            while not self.processes.lead(take):
+                if not patience:
+                    return None
+                self.progress.start(f"another run evaluates {baseline.label} on {task}; waiting", 1)
+            known = self.processes.lead(lambda: file.read_text() if file.is_file() else None)
+            if known is not None:
+                return TaskResult.from_json(json.loads(known))
+            result = self.examine(
+                baseline.model, baseline.tokenizer, [task], baseline.stops, baseline.label, limit
+            )[task]
+            self.processes.lead(lambda: write_json(file, result.to_json()))
+            return result
+
+    def _baseline_file(self, baseline: Baseline, task: str, limit: int | None) -> Path:
+        key = digest8(
+            {
+                "model": baseline.sha256,
+                "task": task,
+                "code": evaluation_code_sha256(),
+                "data": data_sha256(data) if (data := task_settings(task).data) else None,
+                "asking": asdict(self.asking.of(task)),
+                "stops": sorted(baseline.stops),
+                "limit": limit,
+                "precision": self.processes.precision,
+            }
+        )
+        return self.runtime.runs_dir / "baselines" / f"{baseline.label}-{task}-{key}.json"
+
+
+def evaluation_code_sha256() -> str:
+    """Hash of the task files and of the code that scores them."""
+    digest = hashlib.sha256()
+    for name in EVALUATION_CODE:
+        path = Path(__file__).parents[1] / name
+        files = [path] if path.is_file() else sorted(path.glob("*.[py]*"))
+        for file in files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

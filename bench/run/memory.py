@@ -1,0 +1,172 @@
+"""What a run needs: memory by phase and disk, estimated from shapes. Imports no sibling but config.
+
+Parameters, optimizer states, key-value caches and logits are counted; activations are what a
+decoder layer keeps for its backward pass. Allocator waste is not in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.config import Experiment, Runtime
+
+FLOAT = 4
+"""Bytes of a weight, a gradient and each of AdamW's two moments: always float32."""
+LOGIT_COPIES = 6
+"""Tensors of a chunk's logits alive at once: both sides, their log-softmax, product, gradient."""
+SAMPLER_BYTES = 4 + 4 + 8 + 8 + 8
+"""Of the sampler's logits, log-softmax, probabilities and sums in float64, one vocabulary a row."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory depends on in a model."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @property
+    def head(self) -> int:
+        """Parameters of the output layer."""
+        return self.vocabulary * self.hidden
+
+    def adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
+        """Of low-rank adapters on the named linear layers of every block."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        sides = {
+            "q_proj": self.hidden + queries, "k_proj": self.hidden + keys,
+            "v_proj": self.hidden + keys, "o_proj": queries + self.hidden,
+            "gate_proj": self.hidden + self.intermediate,
+            "up_proj": self.hidden + self.intermediate,
+            "down_proj": self.intermediate + self.hidden,
+        }  # fmt: skip
+        return self.layers * rank * sum(sides[target] for target in targets)
+
+    def cache_bytes(self, tokens: int, bytes_each: int) -> int:
+        """Keys and values of every layer."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * bytes_each
+
+    def activation_bytes(self, tokens: int, bytes_each: int) -> int:
+        """Kept by one pass for its backward: inputs of norms, projections, attention and MLP."""
+        attention = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
+        layer = 6 * self.hidden + 2 * attention + 4 * self.intermediate
+        return self.layers * layer * tokens * bytes_each
+
+    def recomputed_bytes(self, tokens: int, bytes_each: int) -> int:
+        """Kept with gradient checkpointing: float32 inputs of layers, and one layer at a time."""
+        inputs = self.layers * self.hidden * tokens * FLOAT
+        return inputs + self.activation_bytes(tokens, bytes_each) // self.layers
+
+
+def shape_of(model: Any) -> Shape:
+    """The shape of a loaded decoder, or of one on the meta device; adapters are left out."""
+    config = model.config
+    heads = config.num_attention_heads
+    return Shape(
+        parameters=sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocabulary=config.vocab_size,
+    )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes."""
+
+    certain: int
+    """Both models, gradients and optimizer: no size of batches makes it less."""
+    phases: dict[str, int]
+    """The most that each phase of a step holds, `certain` parts included."""
+    checkpoint: int
+    """One checkpoint on disk: what is trained, and both moments."""
+    disk: int
+    """Two kept checkpoints, one being written, and the final model."""
+
+    @property
+    def peak(self) -> int:
+        return max(self.phases.values())
+
+
+def needs(
+    student: Shape,
+    teacher: Shape,
+    experiment: Experiment,
+    runtime: Runtime,
+    prompt_tokens: int,
+    *,
+    one_model: bool = False,
+) -> Needs:
+    """The estimate for prompts of `prompt_tokens` and responses that all reach the cap.
+
+    `one_model`: the teacher is the student's base, held once.
+    """
+    each = 2 if experiment.dtype == "bfloat16" else FLOAT
+    trained = student.parameters
+    if experiment.lora:
+        trained = student.adapter_parameters(experiment.lora, experiment.lora_targets)
+    moments, gradients = 2 * FLOAT * trained, FLOAT * trained
+    own = FLOAT * (student.parameters + (trained if experiment.lora else 0))
+    # Under autocast the teacher is held in half precision, yet it is evaluated in float32 before.
+    loaded = own + (0 if one_model else FLOAT * teacher.parameters)
+    whole = 0 if one_model else each * teacher.parameters
+    waiting = each * teacher.head if runtime.offload_teacher else whole
+    # Autocast keeps half-precision copies of what is trained, and makes others at each use.
+    copies = each * (student.head if experiment.lora else student.parameters)
+    copies = copies if each < FLOAT else 0
+
+    responses = experiment.prompts_per_step * experiment.responses_per_prompt
+    length = prompt_tokens + experiment.max_new_tokens
+    rows, micro = min(responses, runtime.rollout_batch), min(responses, runtime.micro_batch)
+    tokens = micro * length
+    if runtime.micro_batch_tokens is not None:
+        tokens = min(tokens, max(length, runtime.micro_batch_tokens))
+    kept_hidden = responses * experiment.max_new_tokens * FLOAT
+    chunk = LOGIT_COPIES * FLOAT * max(runtime.logit_chunk, student.vocabulary)
+    one_layer = max(
+        shape.activation_bytes(tokens, each) // shape.layers for shape in (student, teacher)
+    )
+    recomputes = runtime.gradient_checkpointing
+    kept = (student.recomputed_bytes if recomputes else student.activation_bytes)(tokens, each)
+    eval_length = prompt_tokens + (experiment.eval_max_new_tokens or experiment.max_new_tokens)
+    sampler = SAMPLER_BYTES * student.vocabulary
+    caches = [
+        shape.cache_bytes(runtime.eval_batch * eval_length, FLOAT) for shape in (student, teacher)
+    ]
+    resident = own + moments
+    phases = {
+        "rollout": resident + waiting + copies + rows * sampler
+        + student.cache_bytes(rows * length, each),
+        "teacher": resident + whole + kept_hidden * teacher.hidden + one_layer,
+        "score": resident + waiting + copies + one_layer + chunk
+        + kept_hidden * (teacher.hidden + student.hidden),
+        "loss": resident + waiting + copies + gradients + chunk
+        + kept_hidden * teacher.hidden + kept,
+        "evaluate": runtime.eval_batch * max(student.vocabulary, teacher.vocabulary)
+        * SAMPLER_BYTES + max(loaded + max(caches), resident + waiting + caches[0]),
+    }  # fmt: skip
+    checkpoint = FLOAT * trained + moments
+    return Needs(
+        certain=max(loaded, resident + waiting + gradients),
+        phases=phases,
+        checkpoint=checkpoint,
+        disk=3 * checkpoint + FLOAT * trained,
+    )
+
+
+def readable(amount: int) -> str:
+    """1.5 GiB."""
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
+        if amount >= size:
+            return f"{amount / size:,.1f} {unit}"
+    return f"{amount / 2**10:,.1f} KiB"

@@ -1,0 +1,169 @@
+"""Experiment -> Plan: names looked up, values settled, and the run's identity. Trains nothing."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.config import ConfigError, Experiment, Runtime, unknown_name
+from bench.core.keep_schedule import keep_name
+from bench.core.records import RunFolder, digest8
+from bench.pairs.adapters import check_peft
+from bench.pairs.models import content_sha256
+from bench.pairs.pair import Pair, label_of, pair_of
+from bench.selection.formulas import EXTRA_SIGNALS, SIGNAL_NAMES
+from bench.selection.grammar import is_expression
+from bench.selection.registry import Selector, get_selector
+from bench.shadow.panel import Panel, make_panel
+from bench.tasks.chat import PLAIN_TEXT
+from bench.tasks.maths_sets import data_sha256, missing
+from bench.tasks.prompt_file import PromptSource, evaluation_sets, get_prompts
+from bench.tasks.protocol import asking_of, check_tasks, task_settings
+from bench.train.trackers import check_installed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked experiment. Equal experiments on equal files give equal run ids."""
+
+    experiment: Experiment
+    selector: Selector
+    pair: Pair
+    prompts: PromptSource
+    points_to: dict[str, Any]
+    """Hashes of what the experiment names but does not hold: rule, models, tokenizers."""
+    run_id: str
+    folder: RunFolder
+    panel: Panel
+    """The rules that are shadowed; no part of the identity."""
+
+    def check_packages(self, runtime: Runtime) -> None:
+        """Raise ConfigError, before a model is loaded, for an extra that is not installed."""
+        check_installed(runtime.log_with)
+        if self.experiment.lora:
+            check_peft()
+
+    @property
+    def is_one_model(self) -> bool:
+        """Teacher and student have the same files, and only adapters are trained."""
+        same = self.points_to["teacher"] == self.points_to["student"]
+        return bool(self.experiment.lora) and same
+
+    def check_data(self) -> None:
+        """Raise ConfigError, before a model is loaded, for a data file that is not here."""
+        self.prompts.check()
+        for name, found in self.points_to.get("data", {}).items():
+            if found == "missing":
+                raise ConfigError(missing(name))
+
+    def baseline_key(self, side: str, commits: Mapping[str, str | None]) -> str:
+        """What an untrained model's evaluation is kept by: its content, or its hub commit."""
+        return "@".join(filter(None, (self.points_to[side], commits[side])))
+
+
+def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
+    """Check everything that can be checked before a model is loaded. Raises ConfigError."""
+    if experiment.teacher is not None and experiment.student is not None:
+        label = label_of(experiment.teacher, experiment.student)
+        experiment = experiment.model_copy(update={"pair": label})
+    pair = pair_of(experiment)
+    check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
+    curve_tasks = experiment.curve_tasks if experiment.eval_every else ()
+    for task in (*experiment.eval_tasks, *curve_tasks):
+        asking_of(experiment, PLAIN_TEXT).of(task)
+    prompts = get_prompts(experiment)
+    selector = get_selector(experiment.selector, **experiment.selector_params)
+    experiment = _settle_keep(experiment, selector).model_copy(
+        update={"selector": selector.reference, "selector_params": dict(selector.params)}
+    )
+    for name in runtime.log_signals:
+        if name not in (*SIGNAL_NAMES, *EXTRA_SIGNALS):
+            raise unknown_name("log_signals", name, (*SIGNAL_NAMES, *EXTRA_SIGNALS))
+    if selector.has_memory and (runtime.shadow or runtime.token_bank):
+        raise ConfigError(
+            f"shadow, token_bank: not accepted with selector {selector.name!r}, which has a memory "
+            "across steps: scoring it once more would move that memory"
+        )
+    if runtime.reuse_hidden and experiment.rollout == "vllm":
+        raise ConfigError("reuse_hidden: vllm gives no hidden states, transformers does")
+    panel = make_panel(runtime.shadow, selector)
+    points_to = {
+        "selector": selector.code_sha256(),
+        "teacher": content_sha256(pair.teacher, pair.teacher_revision),
+        "student": content_sha256(pair.student, pair.student_revision),
+        **_data_hashes(experiment, prompts),
+    }
+    if experiment.reference != "student":
+        if "reference_logprob_BT" not in (*selector.needs, *runtime.log_signals):
+            raise ConfigError(
+                f"reference: {experiment.reference!r} is not accepted with selector "
+                f"{selector.name!r}, which compares with no third model"
+            )
+        points_to["reference"] = content_sha256(experiment.reference)
+    identity = {"experiment": identity_of(experiment), "points_to": points_to}
+    name = f"{slug(experiment.selector)}-keep{slug(keep_name(experiment.keep))}"
+    name += f"-s{experiment.seed}"
+    run_id = f"{name}-{digest8(identity)}"
+    folder = RunFolder(runtime.runs_dir / run_id)
+    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel)
+
+
+def _data_hashes(experiment: Experiment, prompts: PromptSource) -> dict[str, Any]:
+    """Hashes of the data files; nothing where the experiment reads none.
+
+    A file that is not here is "missing": such a plan can be listed, not run.
+    """
+    found: dict[str, Any] = {}
+    if (sha256 := prompts.sha256()) is not None:
+        found["prompts"] = sha256
+    tasks = [task_settings(task).data for task in experiment.eval_tasks]
+    sets = {name for name in tasks if name} | set(evaluation_sets(experiment))
+    if sets:
+        found["data"] = {name: data_sha256(name) or "missing" for name in sorted(sets)}
+    return found
+
+
+def identity_of(experiment: Experiment) -> dict[str, Any]:
+    """What names a run: every field, but a local pair or rule by its content, not its path."""
+    values = experiment.model_dump(mode="json")
+    if Path(experiment.reference).is_dir():
+        values["reference"] = "local"
+    if Path(experiment.pair).is_dir() or (experiment.teacher and experiment.student):
+        values["pair"] = "local"
+    for side in ("teacher", "student"):
+        if side in values and Path(values[side]).is_dir():
+            values[side] = "local"
+    if Path(experiment.prompts).is_file():
+        values["prompts"] = "local"
+    place, _, function = experiment.selector.rpartition(":")
+    if is_expression(experiment.selector):
+        values["selector"] = re.sub(r"[^\s(),]*/(?=[^/\s(),]+\.py:)", "", experiment.selector)
+    elif place.endswith(".py"):
+        values["selector"] = f"{Path(place).name}:{function}"
+    return values
+
+
+def _settle_keep(experiment: Experiment, selector: Selector) -> Experiment:
+    """A rule that spends no budget of the user's has keep 1, whatever the default is."""
+    own = selector.kind == "weight" or selector.sets_keep
+    fixed = 1.0 if own else selector.keep
+    if fixed is None or experiment.keep == fixed:
+        return experiment
+    if "keep" in experiment.model_fields_set:
+        raise ConfigError(
+            f"keep: {experiment.keep} is not accepted with selector {selector.name!r}, "
+            + (
+                "which sets its own"
+                if own or selector.abstains
+                else f"which always trains on keep={fixed:g} of the tokens"
+            )
+        )
+    return experiment.model_copy(update={"keep": fixed})
+
+
+def slug(selector: str) -> str:
+    """A selector's name, or an expression, as part of a folder's name."""
+    is_joined = is_expression(selector)
+    text = re.sub(r"[^\s(),]*:", "", selector) if is_joined else selector.rpartition(":")[2]
+    return re.sub(r"[^\w.-]+", "-", text).strip("-")[:60]

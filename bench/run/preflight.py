@@ -1,0 +1,340 @@
+"""Checks of a loaded pair that need no forward pass: `bench run` makes them before it trains."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import GenerationConfig
+
+from bench.core.config import ConfigError, Runtime
+from bench.pairs.models import LoadedPair, own_stop_ids, stop_ids
+from bench.run.memory import Needs, needs, readable, shape_of
+from bench.run.plan import Plan
+from bench.tasks.prompt_file import FilePrompts, PromptSet
+
+State = Literal["pass", "warn", "fail"]
+
+LEAKS = (
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "length_penalty",
+    "no_repeat_ngram_size", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
+    "forced_eos_token_id", "num_beams", "max_new_tokens", "min_new_tokens", "max_length",
+)  # fmt: skip
+"""Defaults of a model's generation_config that change what is sampled."""
+SHORT_FOR_THINKING = 4096
+"""Tokens under which most thoughts are cut off (published protocols allow 7,000 to 16,000)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    state: State
+    said: str
+    advice: str = ""
+    """What to do; empty where nothing is to be done."""
+
+
+def refuse_failures(checks: Sequence[Check]) -> None:
+    """Raise ConfigError that names every failed check and what to do."""
+    failed = [check for check in checks if check.state == "fail"]
+    if failed:
+        lines = [f"{check.name}: {check.said}; {check.advice}" for check in failed]
+        raise ConfigError("refused by bench doctor: " + " | ".join(lines))
+
+
+def preflight(plan: Plan, loaded: LoadedPair, prompts: PromptSet, runtime: Runtime) -> list[Check]:
+    """Every check that needs no forward pass."""
+    longest = longest_prompt(plan, loaded, prompts)
+    return [
+        check_vocabulary(loaded),
+        check_stops(plan, loaded),
+        check_template(plan, loaded),
+        check_thinking(plan, loaded),
+        check_generation_defaults(loaded),
+        check_embeddings(loaded),
+        check_lengths(plan, loaded, prompts, longest),
+        *check_resources(plan, loaded, longest, runtime),
+    ]
+
+
+def check_vocabulary(loaded: LoadedPair) -> Check:
+    """The cut that both softmaxes run over."""
+    sizes = (loaded.student.config.vocab_size, loaded.teacher.config.vocab_size)
+    excluded = len(loaded.vocabulary.excluded_ids)
+    said = (
+        f"student {sizes[0]:,} logits, teacher {sizes[1]:,}, tokenizer {len(loaded.tokenizer):,} "
+        f"ids: both cut to the first {loaded.vocabulary.size:,}"
+        + (f", {excluded} of them left out" if excluded else "")
+    )
+    return Check("vocabulary", "pass", said)
+
+
+def check_stops(plan: Plan, loaded: LoadedPair) -> Check:
+    """Student, teacher, template and generation config end a response on the same tokens."""
+    tokenizer, stops = loaded.tokenizer, set(loaded.student_stop_ids)
+    sampled = stops - set(loaded.vocabulary.excluded_ids)
+    sampled = {stop for stop in sampled if stop < loaded.vocabulary.size}
+    named = ", ".join(f"{tokenizer.convert_ids_to_tokens(stop)} ({stop})" for stop in sorted(stops))
+    if not sampled:
+        return Check(
+            "stop tokens", "fail",
+            f"no stop of the student ({named}) is in the shared vocabulary: no response could end",
+            "declare, with --stop-ids, a token that both tokenizers have",
+        )  # fmt: skip
+    end = end_of_turn(loaded) if loaded.chat.template else None
+    if end is not None and end not in stops:
+        return Check(
+            "stop tokens", "fail",
+            f"the template ends a turn with {tokenizer.convert_ids_to_tokens(end)} ({end}), and "
+            f"only {named} ends a response",
+            f"add it: --stop-ids {' --stop-ids '.join(map(str, sorted({*stops, end})))}",
+        )  # fmt: skip
+    if not loaded.stops_agree:
+        return Check(
+            "stop tokens", "warn",
+            f"the student stops on {loaded.student_stop_ids}, the teacher on "
+            f"{loaded.teacher_stop_ids}, as the pair declares: the stop position leaves the mask",
+            "nothing, if that is meant; else declare one set with --stop-ids",
+        )  # fmt: skip
+    own = {
+        side: set(stop_ids(model, tokenizer))
+        for side, model in (("student", loaded.student), ("teacher", loaded.teacher))
+    }
+    odd = {side: found for side, found in own.items() if not found <= stops}
+    if odd:
+        side, found = next(iter(odd.items()))
+        return Check(
+            "stop tokens", "warn",
+            f"the {side}'s files also stop on {sorted(found - stops)}, the pair only on {named}",
+            "nothing, if that is meant; else add them with --stop-ids",
+        )  # fmt: skip
+    named_by = {
+        side: own_stop_ids(model, tokenizer)
+        for side, model in (("student", loaded.student), ("teacher", loaded.teacher))
+    }
+    disagreeing = [
+        f"{side}: {', '.join(f'{where} {sorted(ids)}' for where, ids in found.items())}"
+        for side, found in named_by.items()
+        if len(set(found.values())) > 1
+    ]
+    said = f"both sides stop on {named}"
+    if disagreeing:
+        said += f" (their files name several: {'; '.join(disagreeing)})"
+    return Check("stop tokens", "pass", said)
+
+
+def end_of_turn(loaded: LoadedPair) -> int | None:
+    """The token that the template writes after an assistant's words; None if it writes none."""
+    marker = "opdbenchmarker"
+    messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": marker}]
+    try:
+        text = str(loaded.tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # a template may refuse an assistant's turn at the end
+        return None
+    after = text.rpartition(marker)[2]
+    ids = loaded.tokenizer(after, add_special_tokens=False)["input_ids"]
+    return ids[0] if ids and ids[0] in loaded.tokenizer.all_special_ids else None
+
+
+def check_template(plan: Plan, loaded: LoadedPair) -> Check:
+    """One text for both sides, made of tokens that mean the same to both."""
+    if not loaded.chat.template:
+        said = "problems are plain text"
+        if loaded.tokenizer.chat_template and plan.pair.chat != "plain":
+            said += ", though the tokenizer has a template"
+        return Check("chat template", "pass", said)
+    try:
+        text = loaded.chat.text(loaded.tokenizer, "1 + 1?")
+    except ConfigError as error:
+        return Check("chat template", "fail", str(error), "mend the template, or use --chat plain")
+    ids = set(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+    foreign = sorted(ids & set(loaded.vocabulary.excluded_ids))
+    if foreign:
+        return Check(
+            "chat template", "fail",
+            f"the template writes ids {foreign}, which the teacher's tokenizer reads otherwise",
+            "use --chat plain",
+        )  # fmt: skip
+    try:
+        other = loaded.chat.text(loaded.teacher_tokenizer, "1 + 1?")
+    except ConfigError:
+        other = None
+    if other != text:
+        return Check(
+            "chat template", "warn",
+            "the teacher's own template is another; both sides are fed the student's",
+            "nothing, if the teacher knows this form; `bench eval` of the teacher will show",
+        )  # fmt: skip
+    return Check("chat template", "pass", f"the same on both sides: {text[:60]!r}…")
+
+
+def check_thinking(plan: Plan, loaded: LoadedPair) -> Check:
+    """The mode is said, heeded by the template, and has room."""
+    chat, asked = loaded.chat, {True: "on", False: "off", None: "not set"}[loaded.chat.thinking]
+    if not chat.template:
+        if chat.thinking is None:
+            return Check("thinking mode", "pass", "none: plain text")
+        advice = "use --chat template, or leave --thinking out"
+        return Check("thinking mode", "warn", f"{asked}, but plain text has no mode", advice)
+    try:
+        heeds = chat.heeds_thinking(loaded.tokenizer)
+    except ConfigError:
+        return Check("thinking mode", "warn", "not known: the template fails", "mend the template")
+    if chat.thinking is None and heeds:
+        return Check(
+            "thinking mode", "warn", "not set, and the template has one: it takes its own default",
+            "say --thinking on or --thinking off",
+        )  # fmt: skip
+    if chat.thinking is not None and not heeds:
+        return Check(
+            "thinking mode", "warn", f"{asked}, and the template ignores it",
+            "leave --thinking out",
+        )  # fmt: skip
+    cap = plan.experiment.max_new_tokens
+    if chat.thinking and cap < SHORT_FOR_THINKING:
+        return Check(
+            "thinking mode", "warn", f"on, with room for {cap:,} tokens: most thoughts are cut off",
+            "raise --max-new-tokens, or say --thinking off",
+        )  # fmt: skip
+    return Check("thinking mode", "pass", f"{asked}, in training and in evaluation")
+
+
+def check_generation_defaults(loaded: LoadedPair) -> Check:
+    """What a model's generation_config would do to sampling where nobody hides it."""
+    neutral = GenerationConfig()
+    found = []
+    for side, model in (("student", loaded.student), ("teacher", loaded.teacher)):
+        own = model.generation_config
+        changed = [
+            f"{name} {getattr(own, name)}"
+            for name in LEAKS
+            if own is not None
+            and getattr(own, name, None) not in (None, getattr(neutral, name, None))
+        ]
+        found += [f"{side}: {', '.join(changed)}"] if changed else []
+    if not found:
+        return Check("generation defaults", "pass", "neutral on both sides")
+    return Check(
+        "generation defaults", "warn", "; ".join(found) + " (hidden here, in rollouts and scoring)",
+        "pass every sampling setting explicitly wherever else you use these models",
+    )  # fmt: skip
+
+
+def check_embeddings(loaded: LoadedPair) -> Check:
+    """Tied heads are tied in fact, untied ones are two tensors."""
+    said, wrong = [], []
+    for side, model in (("student", loaded.student), ("teacher", loaded.teacher)):
+        declared = bool(model.config.tie_word_embeddings)
+        head = model.get_output_embeddings()
+        is_tied = head is not None and head.weight is model.get_input_embeddings().weight
+        said.append(f"{side} {'tied' if is_tied else 'untied'}")
+        if declared != is_tied:
+            wrong.append(f"the {side} is {'un' * (not is_tied)}tied and its config says otherwise")
+    if wrong:
+        advice = "mend tie_word_embeddings in config.json to what the weights are"
+        return Check("embeddings", "fail", "; ".join(wrong), advice)
+    return Check("embeddings", "pass", ", ".join(said))
+
+
+def longest_prompt(plan: Plan, loaded: LoadedPair, prompts: PromptSet) -> int:
+    """Tokens of the longest prompt; of a generated set, of its first step."""
+    if isinstance(prompts, FilePrompts):
+        return min(prompts.report.tokens["longest"], prompts.report.longest_allowed)
+    drawn = prompts.draw(0, plan.experiment.prompts_per_step, plan.experiment.seed)
+    ids = loaded.tokenizer([prompt.text for prompt in drawn], add_special_tokens=False)["input_ids"]
+    return max(map(len, ids))
+
+
+def check_lengths(plan: Plan, loaded: LoadedPair, prompts: PromptSet, longest: int) -> Check:
+    """Prompts under their cap, and prompt plus response within the positions of both models."""
+    experiment = plan.experiment
+    sides = {"student": loaded.student, "teacher": loaded.teacher}
+    side, positions = min(
+        ((side, model.config.max_position_embeddings) for side, model in sides.items()),
+        key=lambda found: found[1],
+    )
+    for what, cap, flag in (
+        ("training", experiment.max_new_tokens, "--max-new-tokens"),
+        ("evaluation", experiment.eval_max_new_tokens or 0, "--eval-max-new-tokens"),
+    ):
+        if longest + cap > positions:
+            return Check(
+                "prompt lengths", "fail",
+                f"a prompt of {longest:,} tokens and {cap:,} more in {what} exceed the {side}'s "
+                f"{positions:,} positions",
+                f"lower {flag} or --max-prompt-tokens",
+            )  # fmt: skip
+    if isinstance(prompts, FilePrompts):
+        report = prompts.report
+        share = report.too_long / max(1, report.too_long + report.kept)
+        spread = ", ".join(f"{name} {value:,}" for name, value in report.tokens.items())
+        said = f"{spread} tokens; {share:.1%} over the cap of {report.longest_allowed:,}"
+        if share > 0.05:
+            return Check("prompt lengths", "warn", said, "raise --max-prompt-tokens")
+        return Check("prompt lengths", "pass", said)
+    return Check("prompt lengths", "pass", f"longest {longest:,} of {positions:,} positions")
+
+
+def check_resources(
+    plan: Plan, loaded: LoadedPair, longest: int, runtime: Runtime
+) -> Iterator[Check]:
+    """Memory by phase against the device, and disk for the checkpoints."""
+    need = needs(
+        shape_of(loaded.student), shape_of(loaded.teacher), plan.experiment, runtime, longest,
+        one_model=plan.is_one_model,
+    )  # fmt: skip
+    name, free, total = device_memory(runtime)
+    phases = ", ".join(f"{phase} {readable(amount)}" for phase, amount in need.phases.items())
+    said = f"about {phases}; {name} has {readable(total)}, {readable(free)} free"
+    if need.certain > total:
+        yield Check(
+            "memory", "fail",
+            f"models, gradients and AdamW alone take {readable(need.certain)}; {name} has "
+            f"{readable(total)}",
+            "choose a smaller pair or a larger device"
+            + ("" if plan.experiment.lora else ", or train adapters: --lora 16"),
+        )  # fmt: skip
+    elif need.peak > free:
+        yield Check("memory", "warn", said, memory_advice(need, runtime))
+    else:
+        yield Check("memory", "pass", said)
+    place = next(p for p in (runtime.runs_dir.absolute(), *runtime.runs_dir.absolute().parents)
+                 if p.exists())  # fmt: skip
+    left = shutil.disk_usage(place).free
+    said = f"{readable(need.disk)} for checkpoints and the model; {readable(left)} free in {place}"
+    if left < need.checkpoint:
+        yield Check("disk space", "fail", said, "free some, or choose another --runs-dir")
+    elif left < need.disk:
+        yield Check("disk space", "warn", said, "free some, or choose another --runs-dir")
+    else:
+        yield Check("disk space", "pass", said)
+
+
+def memory_advice(need: Needs, runtime: Runtime) -> str:
+    """What lowers the phase that needs the most."""
+    phase = max(need.phases, key=lambda name: need.phases[name])
+    flags = {
+        "rollout": ["lower --rollout-batch"],
+        "teacher": ["lower --micro-batch"],
+        "score": ["lower --micro-batch or --logit-chunk"],
+        "loss": ["lower --micro-batch or --logit-chunk, or set --micro-batch-tokens"],
+        "evaluate": ["lower --eval-batch"],
+    }[phase]
+    if phase == "loss" and not runtime.gradient_checkpointing:
+        flags.append("use --gradient-checkpointing")
+    if phase not in ("teacher", "evaluate") and not runtime.offload_teacher:
+        flags.append("on a GPU, --offload-teacher")
+    return f"{phase} needs the most: {'; '.join(flags)}"
+
+
+def device_memory(runtime: Runtime) -> tuple[str, int, int]:
+    """(name, free bytes, total bytes) of the device that a run would use."""
+    if runtime.device in ("auto", "cuda") and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return torch.cuda.get_device_name(), free, total
+    with open("/proc/meminfo") as file:
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    return "this machine", kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024

@@ -1,0 +1,1 @@
+"""Signals -> scores -> exactly the budgeted tokens."""

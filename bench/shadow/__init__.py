@@ -1,0 +1,1 @@
+"""What other rules would have kept of the same tokens."""

@@ -1,0 +1,119 @@
+"""The shadow panel of a run: what other rules would have kept, step by step, beside its own rule.
+
+It reads the models and the rollout, draws no random number that the run draws, and writes files of
+its own; the run's numbers are those of a run without it. A line of `shadow.jsonl`:
+
+    step, tokens     optimizer step (from 1), sampled tokens
+    keep             budget of every mask in the line
+    gradient_of      objective whose logit-gradient norm is measured
+    rules            labels; the run's own rule is the first, and all lists follow this order
+    skipped          rule -> why it is not in the line
+    kept, tied       tokens kept, and how many of them the tie rule chose among equal scores
+    jaccard          of every two masks, above the diagonal, row by row; null for two empty masks
+    spearman         of every two rules' scores, likewise; null where a score is constant
+    position         tokens by tenth of their response: {"all": [10], "kept": [rules][10]}
+    entropy          tokens by decile of the student's entropy in the batch, likewise
+    class            tokens by class (bench.shadow.token_classes.TOKEN_CLASSES), likewise
+    signals          {"names": [...], "all": means over all tokens, "kept": means over kept ones}
+    gradient_share   Σ of the logit-gradient norm over kept tokens / over all tokens
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from bench.core.config import Experiment, Runtime
+from bench.core.keep_schedule import keep_at
+from bench.core.records import RunFolder
+from bench.pairs.models import LoadedPair
+from bench.selection.formulas import SIGNAL_NAMES, TokenSignals, with_signals
+from bench.shadow.panel import Panel, Spend, choose, compare, group_tokens
+from bench.shadow.token_bank import BankedStep, write_step
+from bench.shadow.token_classes import vocabulary_classes, vocabulary_texts
+from bench.train.logit_gradients import measured_objective
+from bench.train.rollout import Rollout
+
+KEEP_OF_FULL = 0.05
+"""Budget of the panel's masks where the run itself keeps every token."""
+
+
+class Shadow:
+    """The panel of one run, and where it is logged."""
+
+    def __init__(
+        self,
+        panel: Panel,
+        experiment: Experiment,
+        runtime: Runtime,
+        pair: LoadedPair,
+        folder: RunFolder,
+    ):
+        self.panel, self.experiment, self.runtime, self.folder = panel, experiment, runtime, folder
+        self.log_every = runtime.shadow_every if runtime.shadow else 0
+        size = pair.vocabulary.size
+        self.class_V = vocabulary_classes(pair.tokenizer, size, pair.student_stop_ids)
+        self.text_V = vocabulary_texts(pair.tokenizer, size) if runtime.token_bank else []
+
+    def logs(self, step: int) -> bool:
+        """Is step `step` (from 0) one of those that shadow.jsonl has a line for?"""
+        return _is_nth(step, self.log_every)
+
+    def banks(self, step: int) -> bool:
+        return _is_nth(step, self.runtime.token_bank)
+
+    def is_due(self, step: int) -> bool:
+        return self.logs(step) or self.banks(step)
+
+    def needs(self, step: int) -> tuple[str, ...]:
+        """The signals to be computed at this step, whatever the run has computed."""
+        if self.banks(step):
+            return SIGNAL_NAMES
+        return tuple(dict.fromkeys(("student_entropy_BT", *self.panel.needs)))
+
+    def record(
+        self,
+        step: int,
+        signals: TokenSignals,
+        found: Mapping[str, Tensor],
+        rollout: Rollout,
+        selected_BT: Tensor,
+        weight_BT: Tensor,
+    ) -> None:
+        """Log step `step` (from 0). `found` are the signals that the run itself lacked, and
+        `logit_gradient_norm`, of the N tokens under the mask."""
+        values = dict(found)
+        gradient_N = values.pop("logit_gradient_norm")
+        signals = with_signals(signals, values)
+        spend = self.spend(step, rollout)
+        choices = choose(self.panel, signals, spend)
+        head = {"keep": spend.keep, "gradient_of": measured_objective(self.experiment.objective)}
+        if self.logs(step):
+            line = {"step": step + 1, "tokens": gradient_N.numel(), **head}
+            groups = group_tokens(signals, self.class_V)
+            self.folder.append_shadow(line | compare(choices, signals, groups, gradient_N))
+        if self.banks(step):
+            facts = {**head, "run_id": self.folder.path.name, "k": self.experiment.k,
+                     "scope": spend.scope, "ties": spend.ties}  # fmt: skip
+            banked = BankedStep(
+                step + 1, rollout, signals, choices, selected_BT, weight_BT, gradient_N,
+                self.class_V, self.text_V, facts,
+            )  # fmt: skip
+            write_step(self.folder.token_bank, banked)
+
+    def spend(self, step: int, rollout: Rollout) -> Spend:
+        experiment = self.experiment
+        own_keep = keep_at(experiment.keep, step, experiment.steps)
+        own_keep = own_keep if own_keep < 1 else KEEP_OF_FULL
+        return Spend(
+            keep=self.runtime.shadow_keep or own_keep,
+            scope=experiment.scope,
+            min_keep_per_response=experiment.min_keep_per_response,
+            ties=experiment.ties,
+            seed=experiment.seed,
+            step=step,
+            row_key_B=rollout.row_key_B,
+        )
+
+
+def _is_nth(step: int, every: int) -> bool:
+    return every > 0 and (step + 1) % every == 0

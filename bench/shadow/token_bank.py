@@ -1,0 +1,168 @@
+"""The token bank: a step's sampled tokens with every signal, score and mask, as one parquet file.
+
+`RUN/token_bank/step-000020.parquet` holds step 20; `pandas.read_parquet("RUN/token_bank")` reads
+all steps of a run as one frame. One line per token under the mask, in row-major order. Columns:
+
+    step                int32    optimizer step, from 1
+    response            int32    row of the batch
+    prompt_id           string
+    sample              int32    which of the prompt's responses
+    position            int32    in the response, from 0
+    response_length     int32    sampled tokens of the response
+    finish_reason       string   stop | length
+    token_id            int32
+    text                string   the token decoded by itself
+    token_class         string   one of bench.shadow.token_classes.TOKEN_CLASSES
+    selected            bool     the run trained on it
+    weight              float32  with this weight
+    logit_gradient_norm float32  ‖∂loss/∂logits‖₂, of the objective in the file's metadata
+    <signal>            float32  every (B, T) field of TokenSignals, without `_BT`
+    <signal>            list     every (B, T, K) field, without `_BTK`: float32, ids int32
+    score_<rule>        float32  (or float64) for each rule of the panel; the run's own is the first
+    mask_<rule>         bool     what that rule keeps at the panel's budget
+
+The file's metadata (`pyarrow.parquet.read_schema(...).metadata`, key `opd_bench`) is JSON: format
+version, run id, step, keep, scope, ties, K, objective of the gradient, rules and signals, skipped
+rules. Each signal's field carries its definition as `description`.
+"""
+
+import ast
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from bench.core.config import BenchError
+from bench.core.records import sync
+from bench.selection.formulas import TokenSignals
+from bench.shadow.panel import Choices
+from bench.shadow.token_classes import TOKEN_CLASSES
+from bench.train.rollout import Rollout
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BankedStep:
+    """Everything that a step's file is made of; N tokens under the mask."""
+
+    step: int
+    rollout: Rollout
+    signals: TokenSignals
+    choices: Choices
+    selected_BT: Tensor
+    weight_BT: Tensor
+    gradient_N: Tensor
+    class_V: Tensor
+    text_V: Sequence[str]
+    facts: Mapping[str, Any]
+    """Further metadata, of values that JSON can hold."""
+
+
+def bank_table(banked: BankedStep) -> pa.Table:
+    """The step as a table; its schema is in this module's docstring."""
+    rollout, signals, choices = banked.rollout, banked.signals, banked.choices
+    mask_BT = signals.mask_BT
+    row_N = mask_BT.nonzero()[:, 0].tolist()
+    token_N = signals.token_BT[mask_BT].tolist()
+    class_N = banked.class_V[signals.token_BT[mask_BT].cpu()].tolist()
+    length_B = signals.length_B.tolist()
+    samples = [int(key.rpartition("/")[2]) for key in rollout.row_key_B]
+    columns: dict[str, pa.Array] = {
+        "step": pa.array([banked.step] * len(row_N), pa.int32()),
+        "response": pa.array(row_N, pa.int32()),
+        "prompt_id": pa.array([rollout.prompt_id_B[row] for row in row_N]),
+        "sample": pa.array([samples[row] for row in row_N], pa.int32()),
+        "position": _array(signals.position_BT[mask_BT].int()),
+        "response_length": pa.array([length_B[row] for row in row_N], pa.int32()),
+        "finish_reason": pa.array([rollout.finish_reason_B[row] for row in row_N]),
+        "token_id": pa.array(token_N, pa.int32()),
+        "text": pa.array([banked.text_V[token] for token in token_N]),
+        "token_class": pa.array([TOKEN_CLASSES[place] for place in class_N]),
+        "selected": _array(banked.selected_BT[mask_BT]),
+        "weight": _array(banked.weight_BT[mask_BT]),
+        "logit_gradient_norm": _array(banked.gradient_N.float()),
+    }
+    descriptions = {}
+    computed = signals.computed()
+    for name, value in computed.items():
+        column = name.rpartition("_")[0]
+        value_N = value[mask_BT.nonzero()[:, 0]] if value.ndim == 1 else value[mask_BT]
+        columns[column] = _array(value_N.float() if value_N.is_floating_point() else value_N.int())
+        descriptions[column] = _definitions().get(name, "")
+    for label, score_N, selected_N in zip(
+        choices.labels, choices.score_RN, choices.selected_RN, strict=True
+    ):
+        columns[f"score_{label}"] = _array(score_N)
+        columns[f"mask_{label}"] = _array(selected_N)
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "step": banked.step,
+        "rules": list(choices.labels),
+        "signals": [name.rpartition("_")[0] for name in computed],
+        "skipped": dict(choices.skipped),
+        **banked.facts,
+    }
+    fields = [
+        pa.field(n, column.type, nullable=False, metadata=_described(descriptions.get(n)))
+        for n, column in columns.items()
+    ]
+    schema = pa.schema(fields, metadata={"opd_bench": json.dumps(facts, ensure_ascii=False)})
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)
+
+
+def write_step(folder: Path, banked: BankedStep) -> None:
+    """The step's file, whole or not at all. Raises BenchError where it cannot be written."""
+    path = step_file(folder, banked.step)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir(exist_ok=True)
+        pq.write_table(bank_table(banked), temporary, compression="zstd")
+        sync(temporary)
+        temporary.replace(path)
+        sync(folder)
+    except OSError as error:
+        raise BenchError(f"the token bank {path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """Where a step's tokens lie."""
+    return folder / f"step-{step:06d}.parquet"
+
+
+def _array(value: Tensor) -> pa.Array:
+    """A column of numbers, or of lists of K numbers."""
+    array = value.cpu().numpy()
+    if array.ndim == 1:
+        return pa.array(array)
+    flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
+
+
+def _described(definition: str | None) -> dict[str, str] | None:
+    return {"description": definition} if definition else None
+
+
+@cache
+def _definitions() -> dict[str, str]:
+    """The line under each field of TokenSignals."""
+    (body,) = ast.parse(inspect.getsource(TokenSignals)).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            match text:
+                case ast.Expr(ast.Constant(str(definition))):
+                    found[field.target.id] = definition
+    return found

@@ -1,0 +1,1 @@
+"""Many experiments: TOML, Optuna, workers."""

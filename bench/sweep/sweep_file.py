@@ -1,0 +1,285 @@
+"""A sweep's TOML file -> Sweep: which experiments to run, checked before anything runs."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.core.config import (
+    ConfigError,
+    Experiment,
+    Runtime,
+    experiment_from,
+    one_line,
+    unknown_name,
+)
+from bench.run.plan import Plan, make_plan
+from bench.selection.registry import get_selector
+from bench.tasks.protocol import task_names
+
+Value = Any
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Block(_Table):
+    """Every combination of its lists. What a block leaves out is the file's."""
+
+    pairs: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny-qwen3",)
+    selectors: Annotated[tuple[str, ...], Field(min_length=1)] = ("teachability",)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    preset: str | None = None
+    base: dict[str, Value] = {}
+    """Experiment fields that all points share."""
+    grid: dict[str, Annotated[list[Value], Field(min_length=1)]] = {}
+    """Experiment fields and the values to cross."""
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> "Block":
+        own = {"pair": "pairs", "selector": "selectors", "seed": "seeds"}
+        for name in (*self.base, *self.grid):
+            if name in own:
+                raise ValueError(f"{name}: list it under `{own[name]}`")
+            if name not in Experiment.model_fields:
+                raise unknown_name("Experiment", name, Experiment.model_fields)
+        if both := sorted(self.base.keys() & self.grid.keys()):
+            raise ValueError(f"{both[0]}: is in base and in grid; one of them")
+        return self
+
+    def values(self) -> Iterator[dict[str, Value]]:
+        """Experiment values, seeds outermost: an interrupted sweep has whole seeds first."""
+        names = list(self.grid)
+        for seed, pair, selector in product(self.seeds, self.pairs, self.selectors):
+            for combination in product(*self.grid.values()):
+                yield {
+                    **self.base,
+                    **dict(zip(names, combination, strict=True)),
+                    "pair": pair,
+                    "selector": selector,
+                    "seed": seed,
+                }
+
+
+class Range(_Table):
+    """Values that a tuning sampler proposes: from low to high, or a list of them."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: float | None = None
+    values: tuple[Annotated[int | float, Field(union_mode="smart")], ...] = ()
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Range":
+        if self.values:
+            if self.model_fields_set != {"values"}:
+                raise ValueError("values stand alone: no low, high, log or step beside them")
+            if len(set(self.values)) != len(self.values):
+                raise ValueError(f"values {list(self.values)} repeat")
+            return self
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low > 0 and no step")
+        return self
+
+
+CELL_FIELDS = ("seed", "keep", "selector")
+"""What a tuning never chooses."""
+
+
+class Tuning(_Table):
+    """Every point of the grid is a cell that gets the same number of trials over the ranges."""
+
+    trials: Annotated[int, Field(ge=1)]
+    ranges: Annotated[dict[str, Range], Field(min_length=1)]
+    sampler: Literal["tpe", "qmc", "grid"] = "tpe"
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    task: str = "tiny_math_tune"
+    """Task whose accuracy is maximised; never one that is reported."""
+    seed: int = 1000
+    """Seed of the tuning runs; the reported runs have the sweep's own seeds."""
+    report_every: Annotated[int, Field(ge=1)] = 20
+    """Steps between the reports that a pruner judges by."""
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> "Tuning":
+        for name in self.ranges:
+            field = Experiment.model_fields.get(name)
+            if field is None:
+                raise unknown_name("ranges", name, Experiment.model_fields)
+            if name in CELL_FIELDS:
+                raise ValueError(f"{name}: cannot have a range, it tells the cells apart")
+            if not isinstance(field.default, int | float) or isinstance(field.default, bool):
+                raise ValueError(f"{name}: only a number can have a range")
+            span = self.ranges[name]
+            for end in span.values or (span.low, span.high):
+                Experiment.parse({name: end})
+        if self.sampler == "grid":
+            if bare := [name for name, span in self.ranges.items() if not span.values]:
+                raise ValueError(f"ranges.{bare[0]}: the sampler grid needs `values`")
+            if len(self.grid()) != self.trials:
+                raise ValueError(
+                    f"trials: {self.trials} is not accepted: the grid has {len(self.grid())} points"
+                )
+        return self
+
+    def grid(self) -> list[dict[str, int | float]]:
+        """Every combination of the ranges' values."""
+        names = list(self.ranges)
+        return [
+            dict(zip(names, point, strict=True))
+            for point in product(*(span.values for span in self.ranges.values()))
+        ]
+
+
+class SweepFile(Block):
+    """The whole file: a first block, more blocks under [[also]], and perhaps [tuning]."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    about: str = ""
+    also: tuple[dict[str, Value], ...] = ()
+    tuning: Tuning | None = None
+
+    def block(self, number: int) -> Block:
+        """The first block is 0; those under [[also]] follow, and inherit from it."""
+        shared = {name: getattr(self, name) for name in Block.model_fields}
+        return Block.model_validate({**shared, **(self.also[number - 1] if number else {})})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep: its points in order, each once."""
+
+    file: SweepFile
+    plans: tuple[Plan, ...]
+
+
+def read_sweep(path: Path, runtime: Runtime) -> Sweep:
+    """Read and check a sweep. Raises ConfigError naming the file, the line and the key."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"sweep {str(path)!r} cannot be read: {error.strerror}") from error
+    source = _Source(path, text)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    with source.errors():
+        file = SweepFile.model_validate(table)
+    plans: dict[str, Plan] = {}
+    blocks = []
+    for number in range(1 + len(file.also)):
+        with source.errors(number):
+            blocks.append(file.block(number))
+    for number, block in enumerate(blocks):
+        for values in block.values():
+            with source.errors(number):
+                plan = make_plan(_experiment(values, block.preset), runtime)
+            plans.setdefault(plan.run_id, plan)
+    if file.tuning is not None:
+        with source.errors("tuning"):
+            _check_tuning(file.tuning, plans)
+    return Sweep(file, tuple(plans.values()))
+
+
+def _experiment(values: Mapping[str, Value], preset: str | None) -> Experiment:
+    """One point. A rule whose budget is fixed (`full`, weights) leaves the grid's keep out."""
+    selector = get_selector(values["selector"], **values.get("selector_params", {}))
+    if selector.keep is not None or selector.sets_keep or selector.kind == "weight":
+        values = {name: value for name, value in values.items() if name != "keep"}
+    return experiment_from(values, preset)
+
+
+def _check_tuning(tuning: Tuning, plans: Mapping[str, Plan]) -> None:
+    """What the tuning's own table cannot know. Raises ConfigError."""
+    if tuning.task not in task_names():
+        raise unknown_name("tuning.task", tuning.task, task_names())
+    for experiment in (plan.experiment for plan in plans.values()):
+        if tuning.task in experiment.eval_tasks:
+            raise ConfigError(
+                f"tuning.task: {tuning.task!r} is also in 'eval_tasks'; tuning on the reported "
+                "split is leakage"
+            )
+        if tuning.seed == experiment.seed:
+            raise ConfigError(
+                f"tuning.seed: {tuning.seed} is also in 'seeds'; tuning on a reported seed is "
+                "leakage"
+            )
+        is_deaf = tuning.report_every > experiment.steps and "steps" not in tuning.ranges
+        if tuning.pruner != "none" and is_deaf:
+            raise ConfigError(
+                f"tuning.report_every: {tuning.report_every} is not accepted with "
+                f"{experiment.steps} steps: the pruner would hear of nothing"
+            )
+
+
+Section = int | str
+"""A part of the file: a block by its number, or "tuning"."""
+
+
+class _Source:
+    """The file's text: says where in it an error is."""
+
+    def __init__(self, path: Path, text: str):
+        self.path = path
+        self.lines = [line.partition("#")[0] for line in text.splitlines()]
+        self.sections: list[Section] = []
+        """Of each line."""
+        block = 0
+        section: Section = 0
+        for line in self.lines:
+            if header := re.match(r"\s*\[\[?\s*([a-z]\w*)\s*(\.|\]\]?)", line):
+                name = header[1]
+                block += name == "also" and header[2] == "]]"
+                section = block if name == "also" else name if name == "tuning" else 0
+            self.sections.append(section)
+
+    @contextmanager
+    def errors(self, section: Section = 0) -> Iterator[None]:
+        """An error inside gets the place of what it names, looked for in that section first."""
+        try:
+            yield
+        except ValidationError as error:
+            items = error.errors()
+            line, words = one_line(error), []
+            for item in items:
+                if isinstance(item["input"], Mapping):  # the whole table says nothing
+                    line = line.replace(f": {item['input']!r} is not accepted", "", 1)
+                    words += _named(item["msg"].removeprefix("Value error, "))
+                words += reversed(item["loc"])
+            match items[0]["loc"]:
+                case ("tuning", *_):
+                    section = "tuning"
+                case ("also", int(number), *_):
+                    section = number + 1
+            line = line.replace("valid tuple", "valid list")
+            raise ConfigError(f"{self.place([*words, *_named(line)], section)}: {line}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{self.place(_named(error), section)}: {error}") from None
+
+    def place(self, words: list[Any], section: Section) -> str:
+        """`file:line` of the first line that holds one of the words, else the file."""
+        inside = [number for number, found in enumerate(self.sections) if found == section]
+        for numbers in (inside, range(len(self.lines))):
+            for word in (word for word in words if isinstance(word, str)):
+                key = rf"(?<!\w){re.escape(word)}(?![\w.])"
+                for number in numbers:
+                    if re.search(key, self.lines[number]):
+                        return f"{self.path}:{number + 1}"
+        return str(self.path)
+
+
+def _named(error: object) -> list[str]:
+    """What an error quotes, then the key that it begins with."""
+    key = str(error).partition(":")[0]
+    return [*re.findall(r"'([^']+)'", str(error)), key, key.rpartition(".")[2]]

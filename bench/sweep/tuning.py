@@ -1,0 +1,287 @@
+"""Cells -> the best values of each: equal trials for every rule, on a split that is never reported.
+
+Each point of a tuning sweep's grid, whatever its seed, is a cell with an Optuna study of its own. A
+worker holds a cell's lock while it tunes it, so a sampler sees every earlier trial and no trial
+runs twice.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from bench.core.config import ConfigError, Experiment, Runtime, Stopped, rows_file
+from bench.core.keep_schedule import keep_name
+from bench.core.records import digest8, write_json
+from bench.run.plan import make_plan, slug
+from bench.sweep.launch import execute
+from bench.sweep.storage import (
+    TrialFault,
+    close_study,
+    find_study,
+    history,
+    open_study,
+    refuse_deadly,
+)
+from bench.sweep.sweep_file import Sweep, Tuning
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STARTUP = 2
+"""Complete trials before the median prunes: budgets are small."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One rule at one setting, to be tuned: its experiment at the tuning seed."""
+
+    name: str
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class TuningFolder:
+    """Where a tuning sweep keeps its studies, locks and result."""
+
+    path: Path
+
+    @property
+    def result(self) -> Path:
+        """tuning.json: the budget, and of every cell the best values and all trials."""
+        return self.path / "tuning.json"
+
+    def lock(self, cell: Cell) -> FileLock:
+        (self.path / "locks").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path / "locks" / f"{cell.name}.lock", timeout=1)
+
+
+def tuning_folder(sweep: Sweep, runtime: Runtime) -> TuningFolder:
+    """The folder of this sweep's tuning: an edited sweep has another."""
+    assert sweep.file.tuning is not None
+    identity = [[p.run_id for p in sweep.plans], sweep.file.tuning.model_dump()]
+    return TuningFolder(runtime.runs_dir / "sweeps" / f"{sweep.file.name}-{digest8(identity)}")
+
+
+def cells(sweep: Sweep) -> dict[str, Cell]:
+    """The sweep's points without their seeds, each once, as they are tuned; by name."""
+    tuning = sweep.file.tuning
+    assert tuning is not None
+    found: dict[str, Cell] = {}
+    for plan in sweep.plans:
+        cell = Cell(cell_name(plan.experiment), tuned_on(plan.experiment, tuning))
+        found.setdefault(cell.name, cell)
+    return found
+
+
+def cell_name(experiment: Experiment) -> str:
+    """The same for all seeds of a point."""
+    values = {k: v for k, v in experiment.model_dump(mode="json").items() if k != "seed"}
+    return f"{slug(experiment.selector)}-keep{slug(keep_name(experiment.keep))}-{digest8(values)}"
+
+
+def tuned_on(experiment: Experiment, tuning: Tuning) -> Experiment:
+    """The experiment at the tuning seed, scored on the tuning task alone."""
+    changes: dict[str, Any] = {"seed": tuning.seed, "eval_tasks": (tuning.task,), "eval_every": 0}
+    if tuning.pruner != "none":
+        changes |= {"eval_every": tuning.report_every, "curve_tasks": (tuning.task,)}
+    # A copy, not parsed: here the curve may share its split with the score, which is not reported.
+    return experiment.model_copy(update=changes)
+
+
+def tune(sweep: Sweep, storage: str | None, runtime: Runtime, launch: str | None = None) -> None:
+    """One worker: tune every cell until each has had its trials, whoever ran them."""
+    tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
+    assert tuning is not None
+    todo = cells(sweep)
+    while todo:
+        for name, cell in list(todo.items()):
+            try:
+                with folder.lock(cell):
+                    study = _study(cell, tuning, storage, folder)
+                    tune_cell(cell, tuning, study, runtime, launch)
+            except Timeout:
+                continue
+            del todo[name]
+
+
+def _study(cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder) -> optuna.Study:
+    pruner = make_pruner(tuning, cell.experiment.steps)
+    return open_study(_study_name(cell, folder), storage, folder.path, None, pruner)
+
+
+def _study_name(cell: Cell, folder: TuningFolder) -> str:
+    return f"{folder.path.name}/{cell.name}"
+
+
+def make_sampler(tuning: Tuning, spent: int) -> optuna.samplers.BaseSampler:
+    """Made anew for each proposal and seeded by the trials spent: a study that was stopped and
+    opened again proposes what it would have proposed, and nothing twice.
+
+    For a grid it is never asked: every point is enqueued.
+    """
+    seed = tuning.seed + spent
+    if tuning.sampler == "qmc":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # One sequence, whose place the study keeps; the other draws until there is a trial.
+            first = optuna.samplers.RandomSampler(seed=seed)
+            return optuna.samplers.QMCSampler(
+                seed=tuning.seed, scramble=True, independent_sampler=first
+            )
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def make_pruner(tuning: Tuning, steps: int) -> optuna.pruners.BasePruner:
+    """The pruner that the file names, for runs of so many steps."""
+    match tuning.pruner:
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
+        case "hyperband":
+            every = tuning.report_every
+            return optuna.pruners.HyperbandPruner(every, max_resource=max(every, steps))
+    return optuna.pruners.NopPruner()
+
+
+def tune_cell(
+    cell: Cell, tuning: Tuning, study: optuna.Study, runtime: Runtime, launch: str | None = None
+) -> None:
+    """Trials until the cell has had its number of them (its lock held). Raises Stopped.
+
+    The values of a trial that died with its worker are tried again first; its run resumes.
+    """
+    for dead in study.get_trials(False, states=(TrialState.RUNNING,)):
+        study._storage.set_trial_user_attr(dead._trial_id, "stopped", True)
+        study.tell(dead.number, state=TrialState.FAIL)
+        if point := _point(dead):
+            study.enqueue_trial(point, user_attrs=history(dead.user_attrs, died=True))
+
+    def objective(trial: optuna.Trial) -> float:
+        def report(step: int, means: Mapping[str, float]) -> None:
+            trial.report(means[tuning.task], step)
+            if step < experiment.steps and trial.should_prune():  # at the end nothing is saved
+                raise optuna.TrialPruned
+
+        try:
+            experiment = proposed(cell, tuning, trial)
+            on_curve = report if tuning.pruner != "none" else None
+            # Their rows are of the split that is never reported: not into the file that is.
+            inside = runtime.model_copy(update={"rows": None})
+            run = make_plan(experiment, inside).folder
+            refuse_deadly(trial, run.path, run.steps_done())
+            record = execute(launch, experiment, inside, on_curve)
+        except (optuna.TrialPruned, TrialFault):
+            raise
+        except Stopped:
+            trial.set_user_attr("stopped", True)
+            if point := _point(study._storage.get_trial(trial._trial_id)):
+                study.enqueue_trial(point, user_attrs=history(trial.user_attrs, died=False))
+            raise
+        except Exception as error:
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            raise TrialFault from error
+        trial.set_user_attr("run_id", record.run_id)
+        return record.scores["trained"][tuning.task]["mean"]
+
+    if tuning.sampler == "grid":
+        for point in tuning.grid():
+            study.enqueue_trial(point, skip_if_exists=True)
+    while (spent := len(_counted(study))) < tuning.trials:
+        study.sampler = make_sampler(tuning, spent)
+        study.optimize(objective, n_trials=1, catch=(TrialFault,))
+
+
+def proposed(cell: Cell, tuning: Tuning, trial: optuna.Trial) -> Experiment:
+    """The cell's experiment with the values that the sampler proposes."""
+    values: dict[str, Any] = {}
+    for name, span in tuning.ranges.items():
+        if span.values:
+            values[name] = trial.suggest_categorical(name, span.values)
+        elif isinstance(Experiment.model_fields[name].default, int):
+            step = int(span.step or 1)
+            values[name] = trial.suggest_int(
+                name, int(span.low), int(span.high), step=step, log=span.log
+            )
+        else:
+            values[name] = trial.suggest_float(
+                name, span.low, span.high, step=span.step, log=span.log
+            )
+    return cell.experiment.model_copy(update=values)
+
+
+def _point(trial: FrozenTrial) -> dict[str, Any]:
+    """The values of a trial, or those it was enqueued with; none if it died before it had any."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
+
+
+def _counted(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count against the budget: all that ended by themselves."""
+    trials = study.get_trials(False, states=FINISHED)
+    return [trial for trial in trials if not trial.user_attrs.get("stopped")]
+
+
+def progress_of(sweep: Sweep, storage: str | None, runtime: Runtime) -> tuple[int, int]:
+    """(trials spent, trials in all)."""
+    tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
+    assert tuning is not None
+    found = cells(sweep).values()
+    spent = sum(len(_counted(_study(cell, tuning, storage, folder))) for cell in found)
+    return spent, tuning.trials * len(found)
+
+
+def trials_spent(sweep: Sweep, storage: str | None, runtime: Runtime) -> list[FrozenTrial]:
+    """The trials of all cells that count; looks, and makes no study."""
+    folder, trials = tuning_folder(sweep, runtime), []
+    for cell in cells(sweep).values():
+        study = find_study(_study_name(cell, folder), storage, folder.path)
+        if study is not None:
+            trials += _counted(study)
+            close_study(study)
+    return trials
+
+
+def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
+    """tuning.json once every cell has spent its budget. Raises ConfigError for a cell without one
+    complete trial."""
+    tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
+    assert tuning is not None
+    records = {}
+    points = {cell_name(plan.experiment): plan.experiment for plan in sweep.plans}
+    for name, cell in cells(sweep).items():
+        trials = _counted(_study(cell, tuning, storage, folder))
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        if not complete:
+            errors = {trial.user_attrs.get("error", trial.state.name) for trial in trials}
+            raise ConfigError(f"tuning: no trial of {name} was completed: {'; '.join(errors)}")
+        winner = max(complete, key=lambda trial: (trial.value, -trial.number))
+        records[name] = {
+            "experiment": points[name].model_dump(mode="json"),
+            "best": winner.params,
+            "value": winner.value,
+            "trials": [
+                {"params": t.params, "value": t.value, "state": t.state.name.lower()}
+                for t in trials
+            ],
+        }
+    ranges = {name: span.model_dump(exclude_unset=True) for name, span in tuning.ranges.items()}
+    budget = {"sweep": sweep.file.name, **tuning.model_dump(), "ranges": ranges}
+    result = {**budget, "cells": records}
+    beside_rows = rows_file(runtime).parent / "tuning" / f"{sweep.file.name}.json"
+    beside_rows.parent.mkdir(parents=True, exist_ok=True)
+    write_json(beside_rows, result)  # where `bench leaderboard` looks
+    write_json(folder.result, result)
+    return folder.result
+
+
+def tuned(sweep: Sweep, runtime: Runtime) -> Sweep:
+    """The sweep's own points, seeds and all, each with its cell's best values."""
+    cells_found = json.loads(tuning_folder(sweep, runtime).result.read_text())["cells"]
+    plans = []
+    for plan in sweep.plans:
+        best = cells_found[cell_name(plan.experiment)]["best"]
+        plans.append(make_plan(plan.experiment.model_copy(update=best), runtime))
+    return replace(sweep, plans=tuple({plan.run_id: plan for plan in plans}.values()))

@@ -1,0 +1,180 @@
+"""Rows of result files: rows.jsonl and tuning.json as read, and the regime that a row is of.
+
+A regime is the value of every field of Experiment but those of VARIES and MEASURES. Pure: texts in,
+no input or output.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench.core.config import PRESETS, ConfigError, Experiment, one_line
+from bench.core.keep_schedule import mean_keep
+from bench.core.records import SCHEMA_VERSION, RunRecord, canonical_json
+
+VARIES = ("pair", "selector", "selector_params", "keep", "seed")
+"""Fields of Experiment that may differ inside a table (pair: inside the overall one)."""
+DEFAULTS = {n: value for n, value in Experiment().all_values().items() if n not in VARIES}
+"""Also of fields that a dump leaves out: a row may state one at its default."""
+MEASURES = ("eval_tasks", "eval_every", "curve_tasks", "curve_items")
+"""Fields that say what else is measured and leave the training as it is: no part of a regime."""
+BASELINES = ("untrained", "teacher")
+
+
+class Row(RunRecord):
+    """One line of rows.jsonl."""
+
+    items: dict[str, dict[str, tuple[float, ...]]]
+    """untrained | trained | teacher -> task -> per-item scores."""
+
+    @property
+    def seed(self) -> int:
+        return self.experiment["seed"]
+
+    @property
+    def keep(self) -> float:
+        """The budget as a number; of a schedule, its mean over the steps."""
+        return mean_keep(self.experiment["keep"], self.experiment["steps"])
+
+    @property
+    def has_no_keep(self) -> bool:
+        """Weights, and rules that set a budget of their own: no `random` has the same keep."""
+        if self.experiment["selector"] == "full":
+            return False
+        return self.effective_sample_size is not None or (
+            self.experiment["keep"] == 1.0 and self.realised_keep < 1.0
+        )
+
+
+class TunedCell(BaseModel):
+    """One rule at one setting, whose values were chosen by the tuning."""
+
+    experiment: dict[str, Any]
+    best: dict[str, Any]
+    value: float
+    trials: list[dict[str, Any]]
+
+
+class Tuned(BaseModel):
+    """A tuning.json: what every cell was given, and what it found."""
+
+    sweep: str
+    sampler: str
+    trials: int
+    task: str
+    seed: int
+    ranges: dict[str, Any]
+    cells: dict[str, TunedCell]
+
+
+def read_tuned(name: str, text: str) -> Tuned:
+    """A tuning.json. Raises ConfigError naming the file for anything else."""
+    try:
+        return Tuned.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: not the result of a tuning: {one_line(error)}"[:400]) from None
+
+
+def read_rows(texts: Mapping[str, str]) -> list[Row]:
+    """Rows of the texts of one or more rows.jsonl files, by file name, each run once, by run id.
+
+    Raises ConfigError naming file and line for a line that is no row of this schema, and naming
+    both lines for two rows of one run that disagree, or two runs of one experiment.
+    """
+    found: dict[str, tuple[str, Row]] = {}
+    for name, text in texts.items():
+        lines = text.split("\n")
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place, row = f"{name}:{number}", _row(line, f"{name}:{number}", number == len(lines))
+            if row.run_id in found:
+                row = _same_run(found[row.run_id], (place, row))
+            found[row.run_id] = (place, row)
+    by_experiment: dict[str, tuple[str, Row]] = {}
+    for place, row in sorted(found.values(), key=lambda item: item[1].run_id):
+        other_place, other = by_experiment.setdefault(canonical_json(row.experiment), (place, row))
+        if other is not row:
+            raise ConfigError(
+                f"{place}: run {row.run_id!r} has the same experiment as {other.run_id!r} in "
+                f"{other_place}: a rule, a model or a tokenizer was edited between the two; "
+                "keep the rows of one of them"
+            )
+    return [row for _, row in by_experiment.values()]
+
+
+def _row(line: str, place: str, is_cut: bool) -> Row:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        why = "the last line, half written?" if is_cut else error.msg
+        raise ConfigError(f"{place}: not a whole line of JSON ({why}); delete it") from None
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ConfigError(f"{place}: schema_version {version!r} is not {SCHEMA_VERSION}")
+    try:
+        row = Row.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{place}: {one_line(error)}"[:400]) from None
+    row = row.model_copy(update={"experiment": {**DEFAULTS, **row.experiment}})
+    for who in (*BASELINES, "trained"):
+        for task, score in row.scores.get("trained", {}).items():
+            n = len(row.items.get(who, {}).get(task, ()))
+            if n == 0 or n != score["n"]:
+                raise ConfigError(
+                    f"{place}: run {row.run_id!r} has {n} scores of {task} ({who}), not "
+                    f"{score['n']}"
+                )
+    return row
+
+
+def _same_run(one: tuple[str, Row], other: tuple[str, Row]) -> Row:
+    for name in ("experiment", "scores", "items"):
+        if getattr(one[1], name) != getattr(other[1], name):
+            raise ConfigError(
+                f"run {one[1].run_id!r} is in {one[0]} and {other[0]} with different {name}; "
+                "keep one of the two"
+            )
+    # They may differ in cost and provenance; the choice must not depend on the order of files.
+    return min(one[1], other[1], key=lambda row: canonical_json(row.model_dump(mode="json")))
+
+
+def regime_changes(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not at Experiment's defaults; a field that a row lacks is at its default.
+
+    JSON values, in the order of Experiment's fields. A schedule of the budget is part of a regime:
+    its rules are compared with `random` under the same schedule.
+    """
+    names = [*DEFAULTS, *sorted(set(experiment) - set(DEFAULTS) - set(VARIES))]
+    schedule = {"keep": experiment["keep"]} if isinstance(experiment.get("keep"), str) else {}
+    return schedule | {
+        name: experiment[name]
+        for name in names
+        if name not in MEASURES
+        and name in experiment
+        and (name not in DEFAULTS or experiment[name] != DEFAULTS[name])
+    }
+
+
+def regime_name(changes: Mapping[str, Any]) -> str:
+    """`default`, or what differs from it; a preset goes by its name."""
+    parts, left = [], dict(changes)
+    for preset, values in PRESETS.items():
+        if values.items() <= left.items():
+            parts.append(preset)
+            left = {name: value for name, value in left.items() if name not in values}
+    order = [*DEFAULTS, *sorted(set(left) - set(DEFAULTS))]
+    for name in sorted(left, key=order.index):
+        value = left[name]
+        parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={plain(value)}")
+    return ", ".join(parts) or "default"
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name}={item}" for name, item in sorted(value.items())) + ")"
+    return str(value)

@@ -1,0 +1,271 @@
+"""Public maths sets by name: problems with their gold answers, read from files in one folder.
+
+Nothing here downloads: `bench data fetch` does (bench.tasks.prompt_file), and only when asked.
+"""
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.core.config import INSTRUCTION, ConfigError, unknown_name
+from bench.tasks.grader import boxed_answer, marked_answer
+
+FOLDER_VARIABLE = "OPD_BENCH_DATA"
+DEFAULT_FOLDER = "data"
+SUFFIXES = (".jsonl", ".parquet")
+DAPO_BEFORE = (
+    "Solve the following math problem step by step. The last line of your response should be of "
+    "the form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+)
+DAPO_AFTER = '\n\nRemember to put your answer on its own line after "Answer:".'
+QUESTION_COLUMNS = ("problem", "question", "prompt")
+ANSWER_COLUMNS = ("answer", "final_answer", "solution")
+
+Row = Mapping[str, Any]
+Role = Literal["train", "evaluation"]
+
+
+@dataclass(frozen=True)
+class MathProblem:
+    """A problem without any instruction, and its gold answer."""
+
+    id: str
+    question: str
+    answer: str
+    absolute: float | None = None
+    """Absolute tolerance between numbers, where the set states one."""
+
+
+@dataclass(frozen=True)
+class MathSet:
+    """Where a set comes from and how its rows are read."""
+
+    name: str
+    role: Role
+    hub: str
+    """Repository on the Hugging Face hub."""
+    config: str | None
+    split: str
+    licence: str
+    answer: Callable[[Row], str]
+    prefix: str
+    """Of the ids of its problems."""
+
+
+def _text(row: Row, *columns: str) -> str:
+    for column in columns:
+        if row.get(column) is not None:
+            return str(row[column])
+    raise KeyError(columns[0])
+
+
+def _plain(row: Row) -> str:
+    return _text(row, "answer", "final_answer")
+
+
+def _whole(row: Row) -> str:
+    """An integer, which files also write as 27.0 or 025."""
+    text = _plain(row)
+    value = float(text)
+    return str(int(value)) if value.is_integer() else text
+
+
+def _marked(row: Row) -> str:
+    return marked_answer(_text(row, "answer")) or ""
+
+
+MINERVA_REPAIRS = {"np.arcsin(10/13)": r"\arcsin(10/13)", "-1./3": "-1/3", "-3./2": "-3/2"}
+"""Golds written in Python."""
+
+
+def _in_solution(row: Row) -> str:
+    gold = row.get("answer") or boxed_answer(_text(row, "solution")) or ""
+    # One gold reads "… t)+$ $\dot x …": two formulas in the solution's text, one answer.
+    gold = re.sub(r"\$\s*\$", "", str(gold)).strip()
+    return MINERVA_REPAIRS.get(gold, gold)
+
+
+OLYMPIAD_REPAIRS = {"$221,$8$": "221,8", "$t(0,4]$": "(0,4]"}
+"""Golds with a slip of the pen."""
+
+
+def _final(row: Row) -> str:
+    answers = row["final_answer"]
+    if isinstance(answers, str):
+        answers = json.loads(answers) if answers.startswith('["') else [answers.strip("[]'")]
+    texts = [OLYMPIAD_REPAIRS.get(text, text) for text in map(str, answers)]
+    # Several answers are written "$a$,$b$": the inner dollars only separate formulas.
+    return ", ".join(text.replace("$", "").rstrip(". ") for text in texts)
+
+
+def _rewarded(row: Row) -> str:
+    return str(row["reward_model"]["ground_truth"])
+
+
+def _set(
+    name: str, role: Role, hub: str, split: str, licence: str, answer: Callable[[Row], str],
+    config: str | None = None, prefix: str = "",
+) -> MathSet:  # fmt: skip
+    return MathSet(name, role, hub, config, split, licence, answer, prefix or name)
+
+
+MATH_SETS: dict[str, MathSet] = {
+    found.name: found
+    for found in (
+        _set("dapo-math-17k", "train", "BytedTsinghua-SIA/DAPO-Math-17k", "train", "Apache-2.0",
+             _rewarded),
+        _set("gsm8k-train", "train", "openai/gsm8k", "train", "MIT", _marked, "main"),
+        _set("math-train", "train", "DigitalLearningGmbH/MATH-lighteval", "train", "MIT",
+             _in_solution),
+        _set("deepscaler", "train", "agentica-org/DeepScaleR-Preview-Dataset", "train", "MIT",
+             _plain),
+        _set("deepmath", "train", "zwhe99/DeepMath-103K", "train", "MIT", _plain),
+        _set("gsm8k", "evaluation", "openai/gsm8k", "test", "MIT", _marked, "main"),
+        _set("math500", "evaluation", "HuggingFaceH4/MATH-500", "test", "MIT", _plain),
+        _set("aime24", "evaluation", "HuggingFaceH4/aime_2024", "train", "problems © MAA", _whole),
+        _set("aime25", "evaluation", "math-ai/aime25", "test", "problems © MAA", _whole),
+        _set("amc23", "evaluation", "math-ai/amc23", "test", "problems © MAA", _whole),
+        _set("minerva_math", "evaluation", "math-ai/minervamath", "test", "research use",
+             _in_solution, prefix="minerva"),
+        _set("olympiadbench", "evaluation", "Hothan/OlympiadBench", "train", "Apache-2.0", _final,
+             "OE_TO_maths_en_COMP"),
+    )
+}  # fmt: skip
+TRAINING_NAMES = {"gsm8k": "gsm8k-train", "math": "math-train"}
+"""What `--prompts` calls the training half of a set that is also evaluated on."""
+
+
+def get_math_set(name: str) -> MathSet:
+    """The set of this name. Raises ConfigError for an unknown one, with the nearest."""
+    if name not in MATH_SETS:
+        raise unknown_name("data set", name, MATH_SETS)
+    return MATH_SETS[name]
+
+
+def data_folder() -> Path:
+    """Where the files are: $OPD_BENCH_DATA, else `data` in the working directory."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
+
+
+def find_file(name: str) -> Path | None:
+    """The file of a set, if it is there: NAME.jsonl or NAME.parquet."""
+    paths = (data_folder() / (name + suffix) for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def data_sha256(name: str) -> str | None:
+    """Hash of a set's file; None where it is not here."""
+    path = find_file(name)
+    return file_sha256(path) if path else None
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes, computed once as long as the file stays the same."""
+    stat = path.stat()
+    return _file_sha256(path.absolute(), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _file_sha256(path: Path, modified: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_math_set(name: str) -> list[MathProblem]:
+    """Every problem of a set, in the file's order.
+
+    Raises ConfigError where the file is missing, saying how to get it, or a row cannot be read.
+    """
+    found = get_math_set(name)
+    path = find_file(name)
+    if path is None:
+        raise ConfigError(missing(name))
+    problems = []
+    for number, row in enumerate(read_rows(path), 1):
+        try:
+            question, answer = question_of(row, QUESTION_COLUMNS), found.answer(row)
+            absolute = float(row["error"]) if row.get("error") else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path}: row {number} is not one of {name!r}: {type(error).__name__}: {error}; "
+                f"it has {', '.join(row)}"
+            ) from None
+        problems.append(MathProblem(problem_id(found.prefix, question), question, answer, absolute))
+    return problems
+
+
+def missing(name: str) -> str:
+    """What to do about a set that is not here."""
+    stem = name.replace("/", "--")
+    return (
+        f"data set {name!r} is not here: put {stem}.jsonl or {stem}.parquet into "
+        f"{str(data_folder())!r} (set {FOLDER_VARIABLE} for another folder), or run "
+        f"`bench data fetch {name}`"
+    )
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL or Parquet file. Raises ConfigError naming the file and the line."""
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{str(path)!r} is not read: a data file is .jsonl or .parquet")
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(path).to_pylist()
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}:{number}: no JSON: {error}") from None
+        if row is not None and not isinstance(row, dict):
+            raise ConfigError(f"{path}:{number}: a row is an object, not {type(row).__name__}")
+        rows += [row] if row is not None else []
+    return rows
+
+
+def question_of(row: Row, columns: Iterable[str]) -> str:
+    """The problem alone: from text or chat messages, without the instruction around it.
+
+    Raises KeyError where no column is there.
+    """
+    for column in columns:
+        if row.get(column) is not None:
+            return strip_instruction(_user_text(row[column]))
+    raise KeyError(f"no column {' or '.join(columns)}")
+
+
+def _user_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        texts = [message["content"] for message in value if message.get("role") == "user"]
+        if len(texts) == 1 and len(value) == 1:
+            return str(texts[0])
+    raise ValueError("a prompt is text or one user message")
+
+
+def strip_instruction(text: str) -> str:
+    """The problem without the instructions that these sets are published with."""
+    text = text.removeprefix(DAPO_BEFORE).removesuffix(DAPO_AFTER)
+    return text.strip().removesuffix(INSTRUCTION).strip()
+
+
+def normalised(question: str) -> str:
+    """What decides that two prompts are one: case, spacing and Unicode form aside."""
+    return " ".join(unicodedata.normalize("NFKC", question).casefold().split())
+
+
+def problem_id(prefix: str, question: str) -> str:
+    """Stable under reordering, renaming of columns and other rows: a hash of the problem."""
+    return f"{prefix}-{hashlib.sha256(normalised(question).encode()).hexdigest()[:12]}"

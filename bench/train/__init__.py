@@ -1,0 +1,1 @@
+"""Rollout, signals, score, select, loss, step."""

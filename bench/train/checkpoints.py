@@ -1,0 +1,130 @@
+"""Checkpoints of a run: written to a temporary name, synced, renamed; the last two are kept."""
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bench.core.config import BenchError
+from bench.core.processes import ALONE, Processes
+from bench.core.records import sync, write_json
+from bench.selection.selector import Selector
+
+KEPT = 2
+SELECTOR_FILE = "selector.pt"
+"""The memory of the run's rule, where it has one."""
+TRAINED_FILE = "trained.safetensors"
+"""What is trained, where that is a part of the model."""
+
+# accelerate warns of each tied weight that safetensors stores once; loading ties it again.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    step: int
+    path: Path
+
+    def load(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Put model, optimizer, schedule and generators back; returns the saved totals."""
+        accelerator.load_state(str(self.path))
+        return json.loads((self.path / "totals.json").read_text())
+
+    def load_selector(self, selector: Selector) -> None:
+        """Put the memory of a rule that has one back."""
+        if selector.has_memory:
+            selector.load_state_dict(
+                torch.load(self.path / SELECTOR_FILE, weights_only=True, map_location="cpu")
+            )
+
+
+def hold_trained_alone(accelerator: Accelerator, model: torch.nn.Module) -> None:
+    """From now on, checkpoints hold and restore only the parameters that are trained.
+
+    For a model whose other weights stay as they were loaded: a checkpoint of adapters is small.
+    """
+
+    def trained() -> dict[str, torch.Tensor]:
+        return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+    def save(models: list[Any], weights: list[Any], folder: str) -> None:
+        weights.clear()
+        if accelerator.is_main_process:
+            save_file(trained(), Path(folder) / TRAINED_FILE)
+
+    def load(models: list[Any], folder: str) -> None:
+        models.clear()
+        saved = load_file(Path(folder) / TRAINED_FILE)
+        own = trained()
+        if saved.keys() != own.keys():
+            raise BenchError(f"{folder} holds other parameters than those that are trained")
+        for name, value in own.items():
+            value.copy_(saved[name])
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint, if any."""
+    found = _complete(folder)
+    return found[-1] if found else None
+
+
+def save_checkpoint(
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    totals: Mapping[str, Any],
+    selector: Selector,
+    processes: Processes = ALONE,
+) -> None:
+    """Save after `step` steps. Raises BenchError for a full disk; the previous one survives."""
+    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
+    if processes.lead(final.exists):
+        return
+
+    def finish() -> None:
+        if selector.has_memory:
+            torch.save(selector.state_dict(), temporary / SELECTOR_FILE)
+        write_json(temporary / "totals.json", totals)
+        for file in temporary.rglob("*"):
+            sync(file)
+        sync(temporary)
+        temporary.rename(final)
+        sync(folder)
+
+    try:
+        processes.lead(lambda: shutil.rmtree(temporary, ignore_errors=True))
+        processes.together(lambda: accelerator.save_state(str(temporary)))
+        processes.lead(finish)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        last = last_checkpoint(folder)
+        kept = f"the checkpoint of step {last.step} is kept" if last else "there is no earlier one"
+        raise BenchError(
+            f"the checkpoint of step {step} could not be saved: {error}; {kept}"
+        ) from error
+    if processes.is_main:
+        for old in _complete(folder)[:-KEPT]:
+            shutil.rmtree(old.path)
+
+
+def _complete(folder: Path) -> list[Checkpoint]:
+    found = []
+    for path in folder.glob("step-*"):
+        match = re.fullmatch(r"step-(\d+)", path.name)
+        if match and (path / "totals.json").is_file():
+            found.append(Checkpoint(int(match.group(1)), path))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)

@@ -1,0 +1,134 @@
+"""Crossed seeds and items: the interval covers what it promises; verdicts say tie by default."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.core.stats import (
+    Difference,
+    crossed_difference,
+    holm,
+    mcnemar_exact,
+    probability_of_improvement,
+    verdicts,
+)
+
+
+def simulate(rng, seeds, items, seed_sd, interaction_sd):
+    """difference_SI of two methods of equal accuracy: 0/1 scores from a logistic model."""
+    item_I = rng.normal(0, 1.5, items)
+    score = []
+    for _ in range(2):
+        logit_SI = (
+            item_I + rng.normal(0, interaction_sd, items) + rng.normal(0, seed_sd, (seeds, 1))
+        )
+        score.append(rng.random((seeds, items)) < 1 / (1 + np.exp(-logit_SI)))
+    return score[0].astype(float) - score[1]
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seed_sd", [0.0, 0.1, 0.25])
+@pytest.mark.parametrize("interaction_sd", [0.0, 0.5])
+def test_the_95_percent_interval_covers_at_least_93_percent(seeds, seed_sd, interaction_sd):
+    rng = np.random.default_rng([seeds, int(100 * seed_sd), int(10 * interaction_sd)])
+    tries, covered = 1500, 0
+    for _ in range(tries):
+        low, high = crossed_difference(simulate(rng, seeds, 1000, seed_sd, interaction_sd)).ci95
+        covered += low <= 0 <= high
+    # Two binomial standard errors of the simulation itself are allowed for.
+    assert covered / tries >= 0.93 - 2 * (0.93 * 0.07 / tries) ** 0.5, covered / tries
+
+
+def test_the_variance_is_that_of_the_two_way_layout():
+    rng = np.random.default_rng(0)
+    d_SI = rng.normal(size=(3, 1)) + 0.5 * rng.normal(size=(1, 40)) + rng.normal(size=(3, 40))
+    found = crossed_difference(d_SI)
+    mean = d_SI.mean()
+    ms_seed = 40 * d_SI.mean(1).var(ddof=1)
+    ms_item = 3 * d_SI.mean(0).var(ddof=1)
+    residual = d_SI - d_SI.mean(1, keepdims=True) - d_SI.mean(0, keepdims=True) + mean
+    ms_res = (residual**2).sum() / (2 * 39)
+    both = ms_seed + ms_item - ms_res
+    assert both > max(ms_seed, ms_item)
+    df = both**2 / (ms_seed**2 / 2 + ms_item**2 / 39 + ms_res**2 / 78)
+    error = (both / 120) ** 0.5
+    assert found.mean == pytest.approx(mean)
+    assert found.degrees_of_freedom == pytest.approx(df)
+    assert found.standard_error == pytest.approx(error)
+    assert found.ci95[1] - found.mean == pytest.approx(stats.t.ppf(0.975, df) * error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(mean) / error, df))
+    assert (found.seeds, found.items) == (3, 40)
+
+
+def test_more_items_cannot_hide_the_variance_of_seeds():
+    seed_S1 = np.array([[0.1], [0.0], [-0.1]])
+    few, many = (crossed_difference(seed_S1 + np.zeros((3, n))) for n in (10, 10_000))
+    assert many.standard_error == pytest.approx(few.standard_error)
+    assert many.degrees_of_freedom == 2
+    assert many.standard_error == pytest.approx(0.1 / 3**0.5)
+
+
+def test_no_difference_anywhere_is_a_certain_zero():
+    found = crossed_difference(np.zeros((3, 5)))
+    assert (found.mean, found.ci95, found.p_value) == (0.0, (0.0, 0.0), 1.0)
+    certain = crossed_difference(np.full((3, 5), 0.2))
+    assert (certain.mean, certain.p_value) == (pytest.approx(0.2), 0.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (9,)])
+def test_one_seed_or_one_item_is_refused(shape):
+    with pytest.raises(ValueError, match="two seeds and two items"):
+        crossed_difference(np.zeros(shape))
+
+
+def difference(mean, p_value):
+    return Difference(mean, (0.0, 0.0), 0.01, 10.0, p_value, 3, 1000)
+
+
+def test_holm_adjusts_as_worked_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_a_verdict_needs_certainty_and_size():
+    assert verdicts([difference(0.05, 1e-4)]) == ["better"]
+    assert verdicts([difference(-0.05, 1e-4)]) == ["worse"]
+    assert verdicts([difference(0.009, 1e-9)]) == ["tie"]  # certain, but under a point
+    assert verdicts([difference(0.05, 0.04)]) == ["better"]
+    assert verdicts([difference(0.05, 0.04)] * 2) == ["tie", "tie"]  # two tries at 5 % are not one
+    assert verdicts([difference(0.009, 1e-9)], min_effect=0.0) == ["better"]
+
+
+@pytest.mark.parametrize("df", [1.0, 2.0, 3.7, 12.0])
+@pytest.mark.parametrize("comparisons", [1, 7])
+def test_the_smallest_detectable_effect_is_found_with_80_percent_power(df, comparisons):
+    """By simulation: a t statistic is a normal over an independent estimate of its own spread."""
+    error, draws = 0.02, 200_000
+    design = Difference(0.0, (0.0, 0.0), error, df, 1.0, 3, 1000)
+    rng = np.random.default_rng(1)
+    spread_D = error * np.sqrt(rng.chisquare(df, draws) / df)
+    effect_D = rng.normal(design.smallest_detectable(comparisons), error, draws)
+    critical = stats.t.ppf(1 - 0.025 / comparisons, df)
+    power = (effect_D > critical * spread_D).mean()
+    assert power == pytest.approx(0.8, abs=0.004)
+
+
+def test_more_comparisons_need_a_larger_effect():
+    found = crossed_difference(np.random.default_rng(1).normal(0, 0.5, (3, 200)))
+    sizes = [found.smallest_detectable(n) for n in (1, 2, 63, 500)]
+    assert sizes == sorted(sizes) and np.isfinite(sizes).all() and sizes[0] > 0
+    assert crossed_difference(np.zeros((3, 5))).smallest_detectable(4) == 0.0
+
+
+def test_mcnemar_is_the_binomial_test_of_the_discordant_items():
+    one = [1] * 9 + [0] * 1 + [1] * 5
+    other = [0] * 9 + [1] * 1 + [1] * 5
+    assert mcnemar_exact(one, other) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar_exact(one, one) == 1.0
+    with pytest.raises(ValueError, match="0 or 1"):
+        mcnemar_exact([0.5], [1])
+
+
+def test_probability_of_improvement_counts_pairs_and_half_ties():
+    assert probability_of_improvement([3, 1], [2, 1]) == pytest.approx((1 + 1 + 0 + 0.5) / 4)

@@ -1,0 +1,132 @@
+"""Loading: what a teacher and a student must agree on, and what is said when they do not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from small_pair import loaded_pair, pair_folder, save_model
+
+from bench.core.config import ConfigError
+from bench.pairs.models import EXCLUDED_LOGIT, Vocabulary, content_sha256, load_pair
+from bench.pairs.pair import Pair, get_pair
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A pair of one's own to break."""
+    copy = tmp_path / "pair"
+    shutil.copytree(pair_folder(), copy)
+    return copy
+
+
+def edit_json(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_padded_vocabularies_of_unequal_size_are_cut_to_the_tokenizers():
+    pair = loaded_pair()
+    assert (pair.student.config.vocab_size, pair.teacher.config.vocab_size) == (672, 704)
+    assert pair.vocabulary == Vocabulary(len(pair.tokenizer))
+    assert pair.vocabulary.cut(torch.zeros(2, 704)).shape == (2, len(pair.tokenizer))
+
+
+def test_an_excluded_id_has_probability_zero_and_no_gradient():
+    logit_NV = torch.randn(3, 6, requires_grad=True)
+    cut_NV = Vocabulary(5, (1, 3)).cut(logit_NV)
+    assert cut_NV[:, [1, 3]].eq(EXCLUDED_LOGIT).all()
+    probability_NV = cut_NV.softmax(-1)
+    assert probability_NV[:, [1, 3]].eq(0).all()
+    expected_N3 = logit_NV[:, [0, 2, 4]].softmax(-1)
+    torch.testing.assert_close(probability_NV[:, [0, 2, 4]], expected_N3)
+    (probability_NV[:, 0]).sum().backward()
+    assert logit_NV.grad[:, [1, 3, 5]].eq(0).all()
+
+
+def test_the_teacher_is_frozen_and_both_are_in_evaluation_mode():
+    pair = loaded_pair()
+    assert not any(parameter.requires_grad for parameter in pair.teacher.parameters())
+    assert all(parameter.requires_grad for parameter in pair.student.parameters())
+    assert not pair.teacher.training and not pair.student.training
+
+
+def test_tokenizers_that_differ_are_refused(folder):
+    def swap(values):
+        vocab = values["model"]["vocab"]
+        vocab["A"], vocab["B"] = vocab["B"], vocab["A"]
+
+    edit_json(folder / "teacher" / "tokenizer.json", swap)
+    with pytest.raises(ConfigError, match="tokenizers differ in their vocab"):
+        load_pair(get_pair(str(folder)))
+
+
+def test_added_tokens_that_differ_leave_the_vocabulary(folder):
+    def rename(values):
+        (token,) = (t for t in values["added_tokens"] if t["content"] == "<|endoftext|>")
+        token["content"] = "<|other|>"
+
+    edit_json(folder / "teacher" / "tokenizer.json", rename)
+    pair = load_pair(get_pair(str(folder)))
+    pad = pair.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert pair.vocabulary == Vocabulary(657, excluded_ids=(pad,))
+
+
+def test_stop_tokens_that_differ_are_refused_unless_the_pair_declares_them(folder):
+    edit_json(
+        folder / "teacher" / "generation_config.json", lambda values: values.update(eos_token_id=7)
+    )
+    with pytest.raises(ConfigError, match=r"student stops on \(656,\), the teacher on \(7,\)"):
+        load_pair(get_pair(str(folder)))
+    declared = Pair(
+        "declared", str(folder / "teacher"), str(folder / "student"),
+        stop_ids={"student": (656,), "teacher": (7,)},
+    )  # fmt: skip
+    pair = load_pair(declared)
+    assert not pair.stops_agree
+    assert (pair.student_stop_ids, pair.teacher_stop_ids) == ((656,), (7,))
+
+
+def test_a_pair_that_declares_stops_for_one_side_only_is_refused():
+    with pytest.raises(ConfigError, match="both 'student' and 'teacher'"):
+        Pair("half", "t", "s", stop_ids={"student": (1,)})
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: shutil.rmtree(f / "teacher"), "is no folder that holds teacher"),
+        (lambda f: (f / "teacher" / "model.safetensors").unlink(), "does not load"),
+        (lambda f: (f / "student" / "config.json").unlink(), "does not load"),
+        (lambda f: (f / "student" / "tokenizer.json").unlink(), "tokenizer.*student"),
+        (
+            lambda f: (f / "teacher" / "model.safetensors").write_bytes(
+                (f / "teacher" / "model.safetensors").read_bytes()[:5000]
+            ),
+            "does not load",
+        ),
+    ],
+)
+def test_missing_or_truncated_files_are_named(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(ConfigError, match=message):
+        load_pair(get_pair(str(folder)))
+
+
+def test_a_model_with_fewer_logits_than_the_tokenizer_is_refused(folder):
+    without_stops = {"pad_token_id": None, "eos_token_id": 7}
+    save_model(folder / "teacher", "qwen3", width=24, vocabulary=640, seed=2, **without_stops)
+    with pytest.raises(ConfigError, match="640 logits for a tokenizer of 657"):
+        load_pair(get_pair(str(folder)))
+
+
+def test_the_content_hash_changes_with_the_weights_and_not_with_the_place(folder, tmp_path):
+    student = folder / "student"
+    before = content_sha256(str(student))
+    shutil.copytree(student, tmp_path / "moved")
+    assert content_sha256(str(tmp_path / "moved")) == before
+    weights = bytearray((student / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (student / "model.safetensors").write_bytes(bytes(weights))
+    assert content_sha256(str(student)) != before

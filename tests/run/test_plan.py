@@ -1,0 +1,133 @@
+"""The identity of a run: what names it, what does not, and that earlier names stay."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_pair import pair_folder
+
+from bench.core.config import FIRST_FIELDS, ConfigError, Experiment, Runtime
+from bench.run.plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_id(**settings):
+    return make_plan(Experiment.parse(settings), Runtime()).run_id
+
+
+def test_the_ids_of_the_committed_rows_recompute():
+    rows = [json.loads(line) for line in (ROOT / "results/rows.jsonl").read_text().splitlines()]
+    assert len(rows) > 90
+    for row in rows:
+        assert run_id(**row["experiment"]) == row["run_id"]
+
+
+def test_a_field_added_later_names_a_run_only_where_it_differs_from_its_default():
+    later = set(Experiment.model_fields) - FIRST_FIELDS
+    assert set(Experiment.model_fields) > FIRST_FIELDS and later
+    assert set(Experiment().model_dump(mode="json")) == FIRST_FIELDS
+    changed = Experiment(thinking="on", eval_samples=4)
+    assert set(changed.model_dump()) == FIRST_FIELDS | {"thinking", "eval_samples"}
+    assert Experiment.parse(changed.model_dump(mode="json")) == changed
+    assert Experiment.parse(changed.all_values()) == changed
+    assert set(changed.all_values()) == set(Experiment.model_fields)
+    plain = run_id()
+    assert run_id(thinking="pair", eval_samples=None) == plain
+    assert run_id(thinking="on") != plain
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"problem": "1+1?", "answer": "2"}\n')
+    return path
+
+
+def test_a_prompt_file_counts_by_its_content(prompts, tmp_path):
+    first = run_id(prompts=str(prompts))
+    moved = tmp_path / "moved.jsonl"
+    shutil.copy(prompts, moved)
+    assert run_id(prompts=str(moved)) == first
+    moved.write_text('{"problem": "1+2?", "answer": "3"}\n')
+    assert run_id(prompts=str(moved)) != first
+
+
+def test_evaluation_data_counts_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
+    plain, absent = run_id(), run_id(eval_tasks=["aime25"])
+    file = tmp_path / "aime25.jsonl"
+    file.write_text('{"problem": "1+1?", "answer": "2"}\n')
+    present = run_id(eval_tasks=["aime25"])
+    file.write_text('{"problem": "1+1?", "answer": "3"}\n')
+    assert len({plain, absent, present, run_id(eval_tasks=["aime25"])}) == 4
+    assert run_id() == plain
+
+
+def test_missing_data_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
+    for settings, message in [
+        ({"eval_tasks": ["aime25"]}, "'aime25' is not here"),
+        ({"prompts": "gsm8k"}, "'gsm8k-train' is not here.*data fetch gsm8k-train"),
+        ({"decontaminate": ["math500"], "prompts": "deepmath"}, "'deepmath' is not here"),
+    ]:
+        plan = make_plan(Experiment.parse(settings), Runtime())
+        with pytest.raises(ConfigError, match=message):
+            plan.check_data()
+    make_plan(Experiment(), Runtime()).check_data()
+
+
+def test_a_pair_made_on_the_spot_counts_by_its_content(tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(pair_folder(), folder)
+    models = {side: str(folder / side) for side in ("teacher", "student")}
+    plan = make_plan(Experiment.parse(models), Runtime())
+    assert (plan.pair.teacher, plan.pair.student) == (models["teacher"], models["student"])
+    assert plan.experiment.pair == "student-from-teacher"
+    moved = folder.rename(tmp_path / "moved")
+    again = {side: str(moved / side) for side in models}
+    assert run_id(**again) == plan.run_id
+    assert run_id(**again, pair="any label") == plan.run_id
+    swapped = {"teacher": again["student"], "student": again["teacher"]}
+    assert run_id(**swapped) != plan.run_id
+    assert Experiment.parse(plan.experiment.model_dump(mode="json")) == plan.experiment
+
+
+def test_one_model_of_a_named_pair_is_replaced():
+    own = str(pair_folder() / "teacher")
+    plan = make_plan(Experiment(pair="qwen3-4b-from-8b", teacher=own), Runtime())
+    assert (plan.pair.teacher, plan.pair.student) == (own, "Qwen/Qwen3-4B")
+    assert plan.pair.thinking is False and plan.pair.stop_ids["teacher"] == (151643, 151645)
+    assert plan.pair.teacher_revision is None and plan.pair.student_revision
+    assert plan.run_id != run_id(pair="qwen3-4b-from-8b")
+
+
+def test_hub_models_count_by_name_and_revision_without_a_download():
+    models = {"teacher": "owner/big", "student": "owner/small"}
+    plain = run_id(**models)
+    assert run_id(**models, seed=0) == plain
+    pinned = make_plan(Experiment.parse({**models, "teacher": "owner/big@abc123"}), Runtime())
+    assert (pinned.pair.teacher, pinned.pair.teacher_revision) == ("owner/big", "abc123")
+    assert pinned.run_id != plain
+    for wrong in ("nowhere", "./nowhere", "/no/such/folder", "a/b/c", "a/b@"):
+        with pytest.raises(ConfigError, match="is no folder here and no hub id"):
+            run_id(teacher=wrong, student="owner/small")
+
+
+def test_settings_that_no_task_takes_are_refused():
+    with pytest.raises(ConfigError, match="samples: 4 of 'tiny_math' at temperature 0"):
+        run_id(eval_samples=4)
+    run_id(eval_samples=4, eval_temperature=1.0)
+
+
+def test_a_reference_is_only_for_rules_that_compare_with_one():
+    teacher = make_plan(Experiment(), Runtime()).pair.teacher
+    with pytest.raises(ConfigError, match="reference: .*compares with no third model"):
+        make_plan(Experiment(reference=teacher), Runtime())
+    one = make_plan(Experiment(selector="cc"), Runtime())
+    other = make_plan(Experiment(selector="cc", reference=teacher), Runtime())
+    assert "reference" not in one.points_to and len(other.points_to["reference"]) == 64
+    assert one.run_id != other.run_id
+    asked = Runtime(log_signals=("reference_logprob_BT",))
+    assert make_plan(Experiment(reference=teacher), asked).run_id

@@ -1,0 +1,320 @@
+"""scores + mask -> exactly the budgeted tokens, against a brute-force reference."""
+
+from math import inf, nan
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from bench.selection.budget import budget, select_tokens
+
+KEEPS = ("0.01", "0.05", "0.07", "0.1", "0.29", "0.3", "0.5", "0.57", "0.99", "1.0", "1")
+
+
+def exact_ceil(keep: str, n: int) -> int:
+    """ceil(keep * n) on the decimal digits, in integers."""
+    whole, _, digits = keep.partition(".")
+    scale = 10 ** len(digits)
+    return -(-int(whole + digits) * n // scale)
+
+
+@st.composite
+def cases(draw, scores=(-inf, -2.0, -1.0, 0.0, 0.5, 0.5, 1.0, 7.0, inf)):
+    """(score_BT, mask_BT): many ties, any mask (empty rows, holes), NaN off the mask."""
+    rows, positions = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    count = rows * positions
+    mask = torch.tensor(draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    score = draw(st.lists(st.sampled_from(scores), min_size=count, max_size=count))
+    score = torch.tensor(score, dtype=torch.float32).masked_fill(~mask, nan)
+    return score.view(rows, positions), mask.view(rows, positions)
+
+
+def cut_is_right(score_N, selected_N, eligible_N, spend) -> bool:
+    """The kept ones are the `spend` best (or all eligible ones), whatever breaks the ties."""
+    kept, dropped = score_N[selected_N], score_N[eligible_N & ~selected_N]
+    right_number = kept.numel() == min(spend, int(eligible_N.sum()))
+    in_order = not kept.numel() or not dropped.numel() or kept.min() >= dropped.max()
+    return right_number and bool(in_order) and not bool((selected_N & ~eligible_N).any())
+
+
+# The number
+
+
+def test_seven_percent_of_100_tokens_is_7():
+    assert budget(0.07, 100) == 7
+    assert budget(0.05, 20) == 1 and budget(0.05, 30) == 2  # the design's examples
+    assert budget(0.05, 0) == 0 and budget(1e-05, 100) == 1
+    assert select_tokens(torch.rand(4, 25), torch.ones(4, 25) > 0, keep=0.07).sum() == 7
+
+
+@given(st.integers(1, 1000), st.integers(1, 3), st.integers(0, 10**7))
+def test_the_budget_is_the_exact_ceiling(digits, places, tokens):
+    assume(digits <= 10**places)
+    assert budget(digits / 10**places, tokens) == -(-digits * tokens // 10**places)
+
+
+# Scopes
+
+
+@given(cases(), st.sampled_from(KEEPS))
+def test_batch_scope_keeps_exactly_the_best_of_the_batch(case, keep):
+    score_BT, mask_BT = case
+    eligible_BT = mask_BT & (score_BT > -inf)
+    spend = exact_ceil(keep, int(mask_BT.sum()))
+    if spend > eligible_BT.sum():
+        with pytest.raises(ValueError, match="-inf"):
+            select_tokens(score_BT, mask_BT, keep=float(keep))
+    selected_BT = select_tokens(score_BT, mask_BT, keep=float(keep), abstains=True)
+    assert selected_BT.dtype == torch.bool and selected_BT.shape == mask_BT.shape
+    assert cut_is_right(score_BT, selected_BT, eligible_BT, spend)
+
+
+@given(cases(), st.sampled_from(KEEPS))
+def test_response_scope_keeps_exactly_the_best_of_each_response(case, keep):
+    score_BT, mask_BT = case
+    eligible_BT = mask_BT & (score_BT > -inf)
+    spend_B = [exact_ceil(keep, int(n)) for n in mask_BT.sum(1)]
+    args = {"keep": float(keep), "scope": "response"}
+    if any(spend > n for spend, n in zip(spend_B, eligible_BT.sum(1), strict=True)):
+        with pytest.raises(ValueError, match="response .*-inf"):
+            select_tokens(score_BT, mask_BT, **args)
+    selected_BT = select_tokens(score_BT, mask_BT, abstains=True, **args)
+    for row, spend in enumerate(spend_B):
+        assert cut_is_right(score_BT[row], selected_BT[row], eligible_BT[row], spend)
+
+
+@pytest.mark.parametrize("ties", ["hash", "earlier"])
+def test_without_ties_the_selection_is_a_plain_sort(ties):
+    generator = torch.Generator().manual_seed(0)
+    score_BT = torch.randn(7, 40, generator=generator)
+    mask_BT = torch.rand(7, 40, generator=generator) < 0.7
+    ranked = sorted(mask_BT.nonzero().tolist(), key=lambda at: -float(score_BT[*at]))
+    selected_BT = select_tokens(score_BT, mask_BT, keep=0.13, ties=ties)
+    best = ranked[: exact_ceil("0.13", len(ranked))]
+    assert sorted(selected_BT.nonzero().tolist()) == sorted(best)
+
+
+def test_a_worked_example_of_both_scopes():
+    score_BT = torch.tensor([[5.0, 9.0, 4.0, 8.0], [1.0, 7.0, nan, nan]])
+    mask_BT = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]) > 0
+    batch = select_tokens(score_BT, mask_BT, keep=0.3)  # ceil(1.8) = 2
+    assert batch.int().tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
+    response = select_tokens(score_BT, mask_BT, keep=0.3, scope="response")  # 2 of 4 and 1 of 2
+    assert response.int().tolist() == [[0, 1, 0, 1], [0, 1, 0, 0]]
+
+
+# The minimum per response
+
+
+@given(cases(), st.sampled_from(KEEPS), st.integers(1, 3), st.sampled_from(["batch", "response"]))
+def test_the_minimum_adds_each_rows_best_by_the_same_score_and_removes_none(
+    case, keep, least, scope
+):
+    score_BT, mask_BT = case
+    eligible_BT = mask_BT & (score_BT > -inf)
+    args = {"keep": float(keep), "scope": scope, "abstains": True}
+    before_BT = select_tokens(score_BT, mask_BT, **args)
+    after_BT = select_tokens(score_BT, mask_BT, min_keep_per_response=least, **args)
+    assert not (before_BT & ~after_BT).any()
+    for row in range(mask_BT.shape[0]):
+        number = max(int(before_BT[row].sum()), min(least, int(eligible_BT[row].sum())))
+        assert cut_is_right(score_BT[row], after_BT[row], eligible_BT[row], number)
+
+
+def test_the_minimum_of_a_worked_example():
+    score_BT = torch.tensor([[5.0, 9.0, 4.0], [1.0, 3.0, 2.0], [nan, nan, nan]])
+    mask_BT = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 0]]) > 0
+    one = select_tokens(score_BT, mask_BT, keep=0.1, min_keep_per_response=1)
+    assert one.int().tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    two = select_tokens(score_BT, mask_BT, keep=0.1, min_keep_per_response=2)
+    assert two.int().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+
+
+# Ties
+
+
+@given(cases(scores=(0.0, 1.0)), st.sampled_from(KEEPS), st.randoms(use_true_random=False))
+def test_row_order_cannot_change_the_selection(case, keep, random):
+    score_BT, mask_BT = case
+    keys = [f"prompt{row}/0" for row in range(mask_BT.shape[0])]
+    order = random.sample(range(len(keys)), len(keys))
+    for scope in ("batch", "response"):
+        args = {"keep": float(keep), "scope": scope, "min_keep_per_response": 1}
+        plain_BT = select_tokens(score_BT, mask_BT, row_key_B=keys, **args)
+        permuted_BT = select_tokens(
+            score_BT[order], mask_BT[order], row_key_B=[keys[row] for row in order], **args
+        )
+        assert torch.equal(permuted_BT, plain_BT[order])
+
+
+@given(
+    cases(scores=(0.0, 1.0)),
+    st.sampled_from(KEEPS),
+    st.sampled_from(["hash", "earlier"]),
+    st.sampled_from([nan, inf, -inf, 9.0]),
+)
+def test_appended_padding_cannot_change_the_selection(case, keep, ties, garbage):
+    score_BT, mask_BT = case
+    rows, positions = mask_BT.shape
+    wide_score_BT = torch.full((rows + 2, positions + 3), garbage)
+    wide_score_BT[:rows, :positions] = score_BT
+    wide_mask_BT = torch.zeros(rows + 2, positions + 3, dtype=torch.bool)
+    wide_mask_BT[:rows, :positions] = mask_BT
+    for scope in ("batch", "response"):
+        args = {"keep": float(keep), "scope": scope, "ties": ties, "min_keep_per_response": 1}
+        wide_BT = select_tokens(wide_score_BT, wide_mask_BT, **args)
+        assert torch.equal(wide_BT[:rows, :positions], select_tokens(score_BT, mask_BT, **args))
+        assert int(wide_BT.sum()) == int(wide_BT[:rows, :positions].sum())
+
+
+def test_a_responses_ties_do_not_depend_on_the_other_responses():
+    mask_BT = torch.ones(4, 50, dtype=torch.bool)
+    keys = ["a", "b", "c", "d"]
+    args = {"keep": 0.3, "scope": "response", "seed": 3, "step": 9}
+    whole_BT = select_tokens(torch.zeros(4, 50), mask_BT, row_key_B=keys, **args)
+    for row, key in enumerate(keys):
+        alone_BT = select_tokens(torch.zeros(1, 50), mask_BT[:1], row_key_B=[key], **args)
+        assert torch.equal(alone_BT[0], whole_BT[row])
+    assert len({tuple(row) for row in whole_BT.tolist()}) == 4
+
+
+def test_ties_are_broken_anew_for_each_seed_and_step():
+    score_BT, mask_BT = torch.zeros(2, 60), torch.ones(2, 60, dtype=torch.bool)
+    chosen = {
+        (seed, step): tuple(
+            select_tokens(score_BT, mask_BT, keep=0.1, seed=seed, step=step).view(-1).tolist()
+        )
+        for seed in range(3)
+        for step in range(3)
+    }
+    assert len(set(chosen.values())) == 9
+    again = select_tokens(score_BT, mask_BT, keep=0.1, seed=1, step=2)
+    assert tuple(again.view(-1).tolist()) == chosen[1, 2]
+
+
+def test_hashed_ties_have_nothing_to_do_with_position_or_row():
+    rows, positions, steps = 10, 20, 300
+    mask_BT = torch.ones(rows, positions, dtype=torch.bool)
+    count_BT = torch.zeros(rows, positions)
+    for step in range(steps):
+        count_BT += select_tokens(torch.zeros(rows, positions), mask_BT, keep=0.1, step=step)
+    # 6,000 choices; the shares of each column (row) have mean 0.1 and this standard error.
+    for axis, cells in ((0, rows), (1, positions)):
+        share = count_BT.mean(axis) / steps
+        error = (0.1 * 0.9 / (steps * cells)) ** 0.5
+        assert float((share - 0.1).abs().max()) < 4 * error
+        line = torch.arange(share.numel(), dtype=torch.float)
+        assert abs(float(torch.corrcoef(torch.stack([share, line]))[0, 1])) < 0.75
+
+
+def test_earlier_keeps_the_earliest_positions_then_the_first_rows():
+    mask_BT = torch.ones(3, 5, dtype=torch.bool)
+    mask_BT[1, 0] = False
+    selected_BT = select_tokens(torch.zeros(3, 5), mask_BT, keep=0.3, ties="earlier")  # 5 of 14
+    assert selected_BT.int().tolist() == [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]]
+    four = select_tokens(torch.zeros(3, 5), mask_BT, keep=0.25, ties="earlier")
+    assert four.int().tolist() == [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
+
+
+def test_a_better_score_beats_any_tie_break():
+    score_BT = torch.zeros(1, 30)
+    score_BT[0, [7, 29]] = 1e-30
+    mask_BT = torch.ones(1, 30, dtype=torch.bool)
+    for ties in ("hash", "earlier"):
+        selected_BT = select_tokens(score_BT, mask_BT, keep=0.05, ties=ties)
+        assert selected_BT.nonzero()[:, 1].tolist() == [7, 29]
+
+
+def test_minus_zero_ties_with_zero():
+    mask_BT = torch.ones(1, 40, dtype=torch.bool)
+    signed_BT = torch.zeros(1, 40)
+    signed_BT[:, ::2] = -0.0
+    assert torch.equal(
+        select_tokens(signed_BT, mask_BT, keep=0.2),
+        select_tokens(signed_BT.abs(), mask_BT, keep=0.2),
+    )
+
+
+# Edges
+
+
+def test_a_nan_under_the_mask_is_refused_and_one_off_it_is_not():
+    score_BT, mask_BT = torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool)
+    score_BT[1, 2] = nan
+    with pytest.raises(ValueError, match="response 1, position 2"):
+        select_tokens(score_BT, mask_BT, keep=0.5)
+    mask_BT[1, 2] = False
+    assert select_tokens(score_BT, mask_BT, keep=0.5).sum() == 4
+
+
+def test_minus_infinity_is_never_kept_even_to_reach_a_minimum():
+    score_BT = torch.tensor([[-inf, 1.0, 2.0], [-inf, -inf, -inf]])
+    mask_BT = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="only 2"):
+        select_tokens(score_BT, mask_BT, keep=0.5)
+    selected_BT = select_tokens(score_BT, mask_BT, keep=0.5, abstains=True, min_keep_per_response=2)
+    assert selected_BT.int().tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("scope", ["batch", "response"])
+def test_an_empty_mask_selects_nothing(scope):
+    mask_BT = torch.zeros(3, 4, dtype=torch.bool)
+    selected_BT = select_tokens(
+        torch.full((3, 4), nan), mask_BT, keep=1.0, scope=scope, min_keep_per_response=2
+    )
+    assert selected_BT.tolist() == [[False] * 4] * 3
+
+
+@given(cases(scores=(-1.0, 0.0, 2.0)), st.sampled_from(["batch", "response"]))
+def test_keep_1_selects_the_mask(case, scope):
+    score_BT, mask_BT = case
+    assert torch.equal(select_tokens(score_BT, mask_BT, keep=1.0, scope=scope), mask_BT)
+
+
+@given(cases(scores=(0.0, 1.0, 2.0)))
+def test_a_larger_budget_only_adds_tokens(case):
+    score_BT, mask_BT = case
+    smaller_BT = torch.zeros_like(mask_BT)
+    for keep in (0.05, 0.2, 0.5, 0.8, 1.0):
+        selected_BT = select_tokens(score_BT, mask_BT, keep=keep)
+        assert not (smaller_BT & ~selected_BT).any()
+        smaller_BT = selected_BT
+
+
+def test_inputs_are_left_as_they_were():
+    score_BT, mask_BT = torch.rand(3, 5, requires_grad=True), torch.rand(3, 5) < 0.5
+    before = score_BT.detach().clone(), mask_BT.clone()
+    selected_BT = select_tokens(score_BT, mask_BT, keep=0.5, min_keep_per_response=1)
+    assert torch.equal(score_BT.detach(), before[0]) and torch.equal(mask_BT, before[1])
+    assert not selected_BT.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_scores_of_any_float_type_are_ordered_exactly(dtype):
+    score_BT = torch.arange(60).flip(0).view(3, 20).to(dtype)
+    selected_BT = select_tokens(score_BT, torch.ones(3, 20, dtype=torch.bool), keep=0.1)
+    assert selected_BT.view(-1).nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": 0.0}, "keep"),
+        ({"keep": 1.1}, "keep"),
+        ({"keep": -0.1}, "keep"),
+        ({"keep": nan}, "keep"),
+        ({"scope": "row"}, "scope.*'row'"),
+        ({"ties": "later"}, "ties.*'later'"),
+        ({"min_keep_per_response": -1}, "min_keep_per_response"),
+        ({"score_BT": torch.zeros(2, 4)}, "score_BT"),
+        ({"score_BT": torch.zeros(2, 3, dtype=torch.int64)}, "score_BT"),
+        ({"mask_BT": torch.ones(2, 3)}, "mask_BT"),
+        ({"row_key_B": ["a"]}, "row_key_B"),
+        ({"row_key_B": ["a", "a"]}, "row_key_B"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = {"score_BT": torch.zeros(2, 3), "mask_BT": torch.ones(2, 3) > 0, **change}
+    with pytest.raises(ValueError, match=message):
+        select_tokens(**arguments)

@@ -1,0 +1,85 @@
+"""bench compare: two checkpoints on the same items, and what is refused."""
+
+import json
+
+import pytest
+from command import call
+from planted_rows import row, text
+from scipy import stats
+
+ONE, OTHER = [1.0] * 9 + [0.0] + [1.0] * 5, [0.0] * 9 + [1.0] + [1.0] * 5
+
+
+def made(selector, seed, scores, **fields):
+    """A row with these scores of its trained student."""
+    found = row(selector, 0.05, seed, items=len(scores), **fields)
+    for task in found["items"]["trained"]:
+        found["items"]["trained"][task] = scores
+    return found
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Two runs that differ on ten items, in results/ and in runs/; their ids."""
+    monkeypatch.chdir(tmp_path)
+    rows = [made("teachability", 0, ONE), made("entropy", 1, OTHER)]
+    for folder, found in zip(("results", "runs"), rows, strict=True):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_text(text([found]))
+    return [found["run_id"] for found in rows]
+
+
+def test_two_checkpoints_are_compared_item_by_item(capsys, world):
+    code, out, err = call(capsys, "compare", *world, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["runs"] == world and "not two methods" in found["note"]
+    (of,) = found["tasks"].values()
+    assert (of["items"], of["better"], of["worse"]) == (15, 9, 1)
+    assert of["accuracy"] == pytest.approx([14 / 15, 6 / 15])
+    assert of["difference"] == pytest.approx(8 / 15)
+    interval = stats.ttest_rel(ONE, OTHER).confidence_interval(0.95)
+    assert of["ci95"] == pytest.approx(list(interval))
+    assert of["mcnemar_p"] == pytest.approx(2 * (1 + 10) / 2**10)
+    swapped = json.loads(call(capsys, "compare", *world[::-1], "--json")[1])["tasks"]["tiny_math"]
+    assert (swapped["better"], swapped["worse"]) == (1, 9)
+    assert swapped["difference"] == -of["difference"]
+
+
+def test_a_person_reads_a_line_a_task_and_what_it_does_not_show(capsys, world):
+    code, out, _ = call(capsys, "compare", *world, "--task", "tiny_math")
+    told = " ".join(out.split())
+    assert code == 0 and world[0] in told and world[1] in told
+    assert "tiny_math │ 15 │ 93.3 │ 40.0 │ +53.3 (+" in told and "│ 9 │ 1 │ 0.021" in told
+    assert "two checkpoints and not two methods" in told
+
+
+def test_graded_scores_have_no_mcnemar_test(capsys, tmp_path):
+    rows = [made("entropy", seed, [0.25, 0.5, first]) for seed, first in ((0, 1.0), (1, 0.75))]
+    (tmp_path / "rows.jsonl").write_text(text(rows))
+    flags = ("--rows", tmp_path / "rows.jsonl", "--json")
+    code, out, _ = call(capsys, "compare", *(r["run_id"] for r in rows), *flags)
+    assert code == 0 and json.loads(out)["tasks"]["tiny_math"]["mcnemar_p"] is None
+
+
+def refusal(capsys, *arguments):
+    code, out, err = call(capsys, "compare", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+def test_what_does_not_compare_is_refused(capsys, world, tmp_path, monkeypatch):
+    one, other = world
+    assert f"no run 'x{one}' among 2 rows; did you mean '{one}'?" in refusal(
+        capsys, f"x{one}", other
+    )
+    assert "is run_a: name two runs" in refusal(capsys, one, one)
+    assert "task: unknown name 'tiny_maths'" in refusal(capsys, one, other, "--task", "tiny_maths")
+    more = [made("entropy", 3, ONE[:-1]), made("entropy", 4, ONE, task="other")]
+    (tmp_path / "runs" / "rows.jsonl").write_text(text(more))
+    short, elsewhere = (found["run_id"] for found in more)
+    message = refusal(capsys, one, short)
+    assert f"different numbers of items: '{one}' 15, '{short}' 14" in message
+    assert "no task in common" in refusal(capsys, one, elsewhere)
+    monkeypatch.chdir(tmp_path / "runs")
+    assert "--rows names a file of rows" in refusal(capsys, one, other)
