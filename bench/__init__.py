@@ -7,19 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.core.config import BenchError, ConfigError, Experiment, Runtime
+    from bench.core.config import Experiment, Runtime
+    from bench.core.errors import BenchError, ConfigError
     from bench.pairs.pair import get_pair, pair_names
     from bench.run.run_experiment import run_experiment
     from bench.selection.budget import select_tokens
-    from bench.selection.formulas import TokenSignals, signals_from_logits
+    from bench.selection.formulas import signals_from_logits
     from bench.selection.registry import get_selector, selector, selector_names
+    from bench.selection.signals import TokenSignals
 
 _MODULE_OF = {
-    "BenchError": "core.config",
-    "ConfigError": "core.config",
+    "BenchError": "core.errors",
+    "ConfigError": "core.errors",
     "Experiment": "core.config",
     "Runtime": "core.config",
-    "TokenSignals": "selection.formulas",
+    "TokenSignals": "selection.signals",
     "signals_from_logits": "selection.formulas",
     "selector": "selection.registry",
     "get_selector": "selection.registry",

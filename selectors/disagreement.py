@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from bench.selection.formulas import TokenSignals
+from bench import TokenSignals
 from bench.selection.registry import selector
 
 

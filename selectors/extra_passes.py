@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.selection.formulas import TokenSignals
+from bench import TokenSignals
 from bench.selection.registry import selector
 
 

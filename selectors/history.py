@@ -5,7 +5,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from bench.selection.formulas import TokenSignals
+from bench import TokenSignals
 from bench.selection.registry import selector
 
 LOSSES: dict[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ S and T are the top-K ids of student p and teacher q; U = S ∪ T; a hat is `nor
 import torch
 from torch import Tensor
 
-from bench.selection.formulas import TokenSignals
+from bench import TokenSignals
 from bench.selection.registry import norm_parameter, selector
 
 EXACT = ("forward_kl_BT", "teacher_mass_on_student_topk_BT")

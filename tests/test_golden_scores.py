@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import get_selector, selector_names
-from bench.selection.contract import make_batch
+from bench.selection.contract_batch import make_batch
 
 FILE = Path(__file__).parent / "golden" / "selector_scores.json"
 STEPS = 2

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
+from rich.console import Console
 
-from bench.core.config import ConfigError, Experiment, Runtime, experiment_from
+from bench.core.config import Experiment, Runtime, experiment_from
+from bench.core.errors import ConfigError
 
 Flat = Parameter(name="*")
 DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
@@ -83,3 +85,9 @@ def fail(message: str, code: int, process: int | None = None) -> NoReturn:
     told = " ".join(" ".join(lines[: len(lines) - len(shown)]).split())
     print("\n".join([prefix + told, *shown]), file=sys.stderr)
     raise SystemExit(code)
+
+
+def console() -> Console:
+    """Standard output; as wide as the terminal, or wide enough for a log."""
+    found = Console()
+    return found if found.is_terminal else Console(width=120)

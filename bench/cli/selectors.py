@@ -1,32 +1,32 @@
-"""Commands about what there is to choose from: selectors, pairs, data sets."""
+"""`bench selectors`: the rules there are, one of them, its contract, the catalogue."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
+from rich.markup import escape
+from rich.table import Table
 
 from bench.cli.console import (
-    DEFAULT_EXPERIMENT,
-    DEFAULT_RUNTIME,
     AsJson,
-    Flat,
     RunsDir,
+    console,
     fail,
     is_stale,
     print_json,
-    with_preset,
 )
-from bench.core.config import ConfigError, Experiment, Runtime
 
-pairs_app = App(name="pairs", help="List the teacher-student pairs, or build an embedded one.")
+if TYPE_CHECKING:
+    from bench.selection.contract import Finding
+    from bench.selection.registry import Selector
+
 selectors_app = App(name="selectors", help="List the registered selectors, or show one.")
-data_app = App(name="data", help="The public data sets: what is here, and getting the rest.")
 
 
 @selectors_app.default
 def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """List the registered selectors with kind, needs, source and one line."""
-    from bench.cli import screen
     from bench.selection.registry import get_selector, selector_names
 
     rows = [
@@ -47,20 +47,19 @@ def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> N
     if as_json:
         print_json(rows)
     else:
-        screen.print_selectors(rows)
+        print_selectors(rows)
 
 
 @selectors_app.command
 def show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """Print a selector's docstring, parameters and an example."""
-    from bench.cli import screen
     from bench.selection.registry import get_selector
 
     found = get_selector(name)
     if as_json:
-        print_json(screen.selector_page(found))
+        print_json(selector_page(found))
     else:
-        screen.print_selector(found)
+        print_selector(found)
 
 
 @selectors_app.command
@@ -69,14 +68,13 @@ def check(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = Fals
 
     Prints each promise, and how it is broken. Exit code 1 when one is.
     """
-    from bench.cli import screen
     from bench.selection import contract
 
     findings = list(contract.check(name))
     if as_json:
         print_json({"selector": name, "findings": [vars(finding) for finding in findings]})
     else:
-        screen.print_findings(name, findings)
+        print_findings(name, findings)
     broken = sum(bool(finding.broken) for finding in findings)
     if broken:
         fail(f"selector {name!r} breaks {broken} of {len(findings)} promises", 1)
@@ -107,141 +105,61 @@ def catalogue(
         fail(f"stale: {out}; bench selectors catalogue writes it again", 1)
 
 
-@pairs_app.default
-def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
-    """List the teacher-student pairs."""
-    from bench.cli import screen
-    from bench.pairs.pair import get_pair, pair_names
-
-    rows = [screen.pair_page(get_pair(name)) for name in pair_names()]
-    if as_json:
-        print_json(rows)
-    else:
-        screen.print_pairs(rows)
+def print_selectors(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table("name", "kind", "keeps", "needs", "source")
+    for row in rows:
+        needs = ", ".join(row["needs"]) or "nothing"
+        table.add_row(
+            row["name"], row["kind"], escape(row["summary"]), needs, escape(row["source"])
+        )
+    console().print(table)
 
 
-@pairs_app.command(name="show")
-def pairs_show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
-    """Print a pair: models, revisions, chat, stop tokens, recommended settings, source."""
-    from bench.cli import screen
-    from bench.pairs.pair import get_pair
-
-    page = screen.pair_page(get_pair(name))
-    if as_json:
-        print_json(page)
-    else:
-        screen.print_pair(page)
+def print_findings(name: str, findings: "Sequence[Finding]") -> None:
+    """What a rule keeps of the contract, and how it breaks the rest."""
+    table = Table("", "promise", title=escape(name), title_justify="left")
+    for finding in findings:
+        told = f"[bold]{escape(finding.broken)}[/bold]" if finding.broken else ""
+        verdict = "[red]broken[/red]" if finding.broken else "kept"
+        table.add_row(verdict, escape(finding.promise) + (f"\n{told}" if told else ""))
+    console().print(table)
 
 
-@pairs_app.command
-def build(
-    name: str,
-    *,
-    out: Annotated[
-        Path | None, Parameter(help="Folder of the new pair (default: pairs/NAME).")
-    ] = None,
-    style_share: Annotated[
-        float | None, Parameter(help="Share of steps that the teacher words its own way.")
-    ] = None,
-    seed: Annotated[int, Parameter(help="Seed of weights and problems.")] = 0,
-    runs_dir: RunsDir = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Train an embedded pair from scratch; resumes. Use it with `bench run --pair FOLDER`."""
-    from bench.pairs.tiny.build import build_pair
+def selector_page(selector: "Selector") -> dict[str, Any]:
+    """Everything `bench selectors show` says."""
+    import inspect
 
-    folder = build_pair(name, out or Path("pairs") / name, style_share=style_share, seed=seed)
-    if as_json:
-        print_json({"pair": str(folder)})
-    else:
-        print(f"built {folder}; use it with: bench run --pair {folder}")
-
-
-@pairs_app.command
-def retune(
-    name: str,
-    *,
-    style_share: Annotated[
-        float, Parameter(help="Share of steps that the teacher words its own way.")
-    ],
-    out: Annotated[
-        Path | None, Parameter(help="Folder of the new pair (default: pairs/NAME-styleSHARE).")
-    ] = None,
-    steps: Annotated[int, Parameter(help="Fine-tuning steps.")] = 200,
-    seed: Annotated[int, Parameter(help="Seed of the problems.")] = 0,
-    runs_dir: RunsDir = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Fine-tune the teacher of an embedded pair to word its steps otherwise; resumes."""
-    from bench.pairs.pair import get_pair
-    from bench.pairs.tiny.build import retune_teacher
-
-    origin = Path(get_pair(name).teacher).parent
-    folder = out or Path("pairs") / f"{Path(name).name}-style{style_share:g}"
-    retune_teacher(origin, folder, style_share, steps, seed)
-    if as_json:
-        print_json({"pair": str(folder)})
-    else:
-        print(f"built {folder}; use it with: bench run --pair {folder}")
+    parameters = selector.parameters()
+    shown = f"'{selector.reference}'" if selector.parts else selector.name
+    example = f"bench run --selector {shown}"
+    if parameters:
+        name, default = next(iter(parameters.items()))
+        example += f" --selector-params {name}={default}"
+    if selector.keep is None and selector.kind == "score" and not selector.sets_keep:
+        example += " --keep 0.05"
+    return {
+        "name": selector.name,
+        "kind": selector.kind,
+        "needs": list(selector.needs),
+        "source": selector.source,
+        "summary": selector.summary,
+        "docstring": inspect.getdoc(selector.rule) or "",
+        "parameters": parameters,
+        "reads_sampled_token": selector.reads_sampled_token,
+        "abstains": selector.abstains,
+        "formula": selector.formula,
+        "cost": selector.cost,
+        "deviations": selector.deviations,
+        "example": example,
+    }
 
 
-@data_app.default
-def data(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
-    """List the public data sets: where each comes from, and whether its file is here."""
-    from bench.cli import screen
-    from bench.tasks.maths_sets import MATH_SETS, data_folder, find_file
-
-    rows = [
-        {
-            "name": found.name,
-            "role": found.role,
-            "hub": found.hub,
-            "licence": found.licence,
-            "file": str(path) if (path := find_file(found.name)) else None,
-        }
-        for found in MATH_SETS.values()
-    ]
-    if as_json:
-        print_json(rows)
-    else:
-        screen.print_data(rows, str(data_folder()))
-
-
-@data_app.command(name="fetch")
-def data_fetch(
-    *names: str,
-    config: Annotated[str | None, Parameter(help="Configuration of a hub data set.")] = None,
-    split: Annotated[str, Parameter(help="Split of a hub data set.")] = "train",
-    runs_dir: RunsDir = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Download data sets, by name or hub id, into the data folder. Nothing else downloads data."""
-    from bench.tasks.prompt_file import fetch
-
-    if not names:
-        raise ConfigError("data fetch: name a data set; `bench data` lists them")
-    files = {name: str(fetch(name, config, split)) for name in names}
-    if as_json:
-        print_json(files)
-    else:
-        for name, file in files.items():
-            print(f"{name}: {file}")
-
-
-@data_app.command(name="check")
-def data_check(
-    *,
-    experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
-    preset: Annotated[str | None, Parameter(help="Named settings under the flags.")] = None,
-    runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
-    as_json: AsJson = False,
-) -> None:
-    """What becomes of a prompt file: repeats, overlap with the evaluation sets, lengths."""
-    from bench.cli import screen
-    from bench.run.run_experiment import prompt_report
-
-    report = prompt_report(with_preset(experiment, preset), runtime)
-    if as_json:
-        print_json(report)
-    else:
-        screen.print_prompt_report(report)
+def print_selector(selector: "Selector") -> None:
+    page, out = selector_page(selector), console()
+    out.print(f"[bold]{selector.name}[/bold]  ({selector.kind})")
+    out.print(escape(page["docstring"]), highlight=False)
+    out.print(f"\nneeds       {', '.join(page['needs']) or 'nothing'}", highlight=False)
+    named = ", ".join(f"{name}={default!r}" for name, default in page["parameters"].items())
+    out.print(f"cost        {page['cost']}", highlight=False)
+    out.print(f"parameters  {escape(named) or 'none'}", highlight=False)
+    out.print(f"example     {escape(page['example'])}", highlight=False)

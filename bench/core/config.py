@@ -4,27 +4,35 @@ Each setting is written once, here: the flags of `bench run` are generated from 
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 from pydantic_core import to_jsonable_python
 
+from bench.core.errors import unknown_name
+from bench.core.fields import (
+    Count,
+    CountOrZero,
+    Named,
+    NonNegative,
+    Parameter,
+    Positive,
+    Settings,
+    Several,
+)
 from bench.core.keep_schedule import read_keep
 
 Scope = Literal["batch", "response"]
 Ties = Literal["hash", "earlier"]
 Normalize = Literal["selected", "all", "per_response"]
+
 Objective = Literal[
     "reverse_kl",
     "forward_kl",
@@ -39,6 +47,7 @@ Objective = Literal[
     "eopd",
     "todi",
 ]
+
 Schedule = Literal["constant", "linear", "cosine"]
 LoraTarget = Literal[
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
@@ -48,9 +57,9 @@ LORA_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
 the best learning rate then hardly depends on the rank (Schulman et al., LoRA Without Regret)."""
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Dtype = Literal["float32", "bfloat16"]
-Parameter = bool | int | float | str
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 """Asked of every problem of the public sets (the form of Qwen's own cards)."""
+
 FIRST_FIELDS = frozenset({
     "pair", "prompts", "selector", "selector_params", "k", "keep", "scope",
     "min_keep_per_response", "ties", "objective", "objective_params", "normalize", "steps",
@@ -60,94 +69,6 @@ FIRST_FIELDS = frozenset({
 })  # fmt: skip
 """Fields that every experiment's values hold. One added later is left out while it has its
 default, so that the run ids of earlier versions stay."""
-
-
-class BenchError(Exception):
-    """Something this package can explain in one line. The command line exits with 1."""
-
-    exit_code = 1
-    process: int | None = None
-    """The one that it befell, of several launched together; None where it befalls all."""
-
-
-class ConfigError(BenchError, ValueError):
-    """Bad input: names the field, the value and what is accepted. Exit code 2."""
-
-    exit_code = 2
-
-
-class Stopped(BenchError):
-    """Stopped on request after saving; the same command goes on from there. Exit code 3."""
-
-    exit_code = 3
-
-
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is not in `known`: suggests the nearest and lists all."""
-    known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"{kind}: unknown name {name!r};{hint} known: {', '.join(known)}")
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise unknown_name(cls.__name__, str(key), cls.model_fields)
-        return data
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> Self:
-        """Settings from plain values. ConfigError names the field, the value, what is accepted."""
-        try:
-            return cls.model_validate(dict(data))
-        except ValidationError as error:
-            raise ConfigError(one_line(error)) from None
-
-
-def one_line(error: ValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "literal_error":
-            near = get_close_matches(str(item["input"]), re.findall(r"'([^']+)'", message), n=1)
-            message += f"; did you mean {near[0]!r}?" if near else ""
-        if not item["loc"]:
-            parts.append(message)
-            continue
-        field = ".".join(str(part) for part in item["loc"])
-        parts.append(
-            f"{field}: {item['input']!r} is not accepted: {message[0].lower()}{message[1:]}"
-        )
-    return "; ".join(parts)
-
-
-def _named_values(given: Any) -> Any:
-    """{"a": "1", "b": "2"} from "a=1,b=2" or ["a=1", "b=2"], as flags give them."""
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list | tuple):
-        return given
-    values = {}
-    for part in (part for text in texts for part in str(text).split(",")):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise ValueError(f"{part!r} is not name=value")
-        values[name.strip()] = value.strip()
-    return values
-
-
-def _several(given: Any) -> Any:
-    """("a", "b") from "a,b", ["a,b"] or ["a", "b"], as flags give them."""
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        return given
-    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
 
 
 def _refuse_advantages(name: Any) -> Any:
@@ -172,17 +93,10 @@ OBJECTIVE_PARAMETERS: dict[str, dict[str, str]] = {
     "todi": {"beta": "positive"},
 }
 """What each objective takes, and what kind of number it is; train/objectives has the defaults."""
-
-Named = BeforeValidator(_named_values)
-Several = BeforeValidator(_several)
 Keep = Annotated[float | str, BeforeValidator(read_keep)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Experiment(_Settings):
+class Experiment(Settings):
     """Every setting that can change the science. Its canonical JSON names the run."""
 
     pair: str = "tiny-qwen3"
@@ -333,7 +247,7 @@ class Experiment(_Settings):
         return self
 
 
-class Runtime(_Settings):
+class Runtime(Settings):
     """Where and how fast: nothing here may change a result beyond floating-point rounding."""
 
     runs_dir: Path = Path("runs")
@@ -379,52 +293,6 @@ class Runtime(_Settings):
     """Trackers that metrics.jsonl is sent to as well: tensorboard, wandb, trackio."""
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """A live bar on a terminal, plain lines elsewhere."""
-
-
-class Diagnosis(_Settings):
-    """What the fixed-context diagnostic measures, beside the Experiment that is its update."""
-
-    responses: Count = 300
-    """Student responses in the bank of contexts."""
-    samples_per_prompt: Count = 1
-    """Responses to each held-out prompt; intervals resample prompts, so more prompts say more."""
-    positions: Count = 192
-    """Positions of a response that enter the bank, at most."""
-    k_sweep: tuple[Count, ...] = (4, 8, 16, 32)
-    """Sizes K at which compatibility is compared; `k` is the one that selectors are scored with."""
-    update: str = "train"
-    """train (all tokens, other prompts), one_step (on the bank), or run:RUN[,RUN] (checkpoints)."""
-    update_seeds: tuple[CountOrZero, ...] = (0, 1, 2)
-    """Seeds of the update; run:RUN has its runs' own."""
-    selectors: tuple[str, ...] = ()
-    """Further selectors beside the registered ones: `module:function` or `file.py:function`."""
-    keeps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.03, 0.05, 0.1, 0.2)
-    """Shares of the contexts at which the gain per kept token is compared."""
-    draws: Annotated[int, Field(ge=100)] = 1000
-    """Draws of prompts with replacement behind each interval."""
-    gradients: bool = False
-    """Also measure the share of the logits' gradient norm in each score's top contexts."""
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        if self.responses % self.samples_per_prompt:
-            raise ValueError(
-                f"responses: {self.responses} is not a multiple of samples_per_prompt "
-                f"({self.samples_per_prompt})"
-            )
-        if self.responses // self.samples_per_prompt < 2:
-            raise ValueError("responses: intervals resample prompts, which takes two at least")
-        kind, colon, runs = self.update.partition(":")
-        is_run = kind == "run" and all(name.strip() for name in runs.split(","))
-        if not is_run and (colon or kind not in ("train", "one_step")):
-            raise ValueError(
-                f"update: {self.update!r} is not accepted: train, one_step or run:RUN[,RUN...]"
-            )
-        for name in ("update_seeds", "k_sweep", "keeps"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}: {list(values)} must name one value at least, each once")
-        return self
 
 
 def rows_file(runtime: Runtime) -> Path:

@@ -6,10 +6,8 @@ A schedule is a text: `linear(0.5, 0.05)`, `cosine(0.5, 0.05)` (from the first s
 
 import math
 import re
-from collections.abc import Iterable
 
 Keep = float | str
-
 _FORMS = "linear(a, b), cosine(a, b), step(a, b, at=0.5) or constant(a)"
 _NUMBER = r"\s*([0-9.eE+-]+)\s*"
 _SCHEDULE = re.compile(
@@ -83,17 +81,6 @@ def mean_keep(keep: Keep, steps: int) -> float:
     if not isinstance(keep, str):
         return keep
     return round(sum(keep_at(keep, step, steps) for step in range(steps)) / steps, DIGITS)
-
-
-def keep_percent(keep: float | str) -> str:
-    """A fraction, or its text, as figures and pages show it: `5 %`."""
-    return f"{100 * float(keep):g} %"
-
-
-def headline_keep(keeps: Iterable[str]) -> str:
-    """The one that is shown of several budgets, by name: HEADLINE_KEEP, or else the first."""
-    names, wanted = list(keeps), keep_name(HEADLINE_KEEP)
-    return wanted if wanted in names else names[0]
 
 
 def keep_name(keep: Keep) -> str:

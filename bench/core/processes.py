@@ -23,7 +23,8 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.core.config import BenchError, Experiment, Runtime, Stopped
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import BenchError, Stopped
 from bench.core.progress import launched
 
 T = TypeVar("T")

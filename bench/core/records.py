@@ -4,33 +4,19 @@ The state of a run is read off the disk: no folder, `incomplete`, or `done` (rec
 written last).
 """
 
-import hashlib
 import json
-import os
-import platform
-import re
-import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
-from importlib.metadata import version
-from importlib.util import find_spec
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from bench.core.config import BenchError, ConfigError
+from bench.core.errors import ConfigError, RunInUse
+from bench.core.files import canonical_json, write_json, write_text
 
 SCHEMA_VERSION = 1
-PACKAGES = (
-    "opd-bench", "torch", "transformers", "accelerate", "lm_eval", "tokenizers", "numpy", "scipy",
-    "math-verify",
-)  # fmt: skip
-EXTRAS = ("peft",)
-"""Named where they are installed."""
-
 Score = dict[str, Any]
 
 
@@ -67,20 +53,6 @@ class RunRecord(BaseModel):
     folder: str = ""
     """Where the run lies on its machine; result rows leave it out."""
     schema_version: int = SCHEMA_VERSION
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def digest8(value: Any) -> str:
-    """The first eight hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
-
-
-class RunInUse(BenchError):
-    """Another process is running this experiment."""
 
 
 class RunFolder:
@@ -209,34 +181,6 @@ def _cut_lines(path: Path, steps: int) -> None:
     write_text(path, "".join(kept))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once: readers see the old content or the new, also after power loss."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def sync(path: Path) -> None:
-    """Flush a file's or a folder's own entry to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
     """The row of this run, if the file has it."""
     if not rows.exists():
@@ -254,59 +198,3 @@ def append_row(rows: Path, row: Mapping[str, Any]) -> bool:
             return False
         write_text(rows, "".join(line + "\n" for line in [*lines, canonical_json(row)]))
         return True
-
-
-def provenance(device: str) -> dict[str, Any]:
-    """Git revision of this package's checkout, versions, and the machine."""
-    import torch
-
-    root = Path(__file__).parents[2]
-    revision = _git(root, "rev-parse", "HEAD")
-    return {
-        "git": revision,
-        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
-        "versions": {
-            name: version(name)
-            for name in (*PACKAGES, *(name for name in EXTRAS if find_spec(name)))
-        },
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def reset_peak_memory(device: str) -> None:
-    """Start a new peak, where the system can: a sweep's worker runs many experiments."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_bytes(device: str) -> int:
-    """Peak memory since the last reset: of the device's allocator on CUDA, resident elsewhere."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated()
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
-            return int(found.group(1)) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

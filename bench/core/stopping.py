@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.core.config import Stopped
+from bench.core.errors import Stopped
 
 
 class StopRequest:

@@ -13,10 +13,12 @@ import numpy as np
 from scipy.stats import rankdata
 
 from bench.core.config import Experiment
-from bench.diagnose.analysis import MAIN, RANDOM, Analysis
+from bench.diagnose.analysis import RANDOM, Analysis
 from bench.diagnose.bootstrap import significant
-from bench.tables.leaderboard import Line, make_tables
+from bench.diagnose.measured import MAIN
+from bench.tables.leaderboard import make_tables
 from bench.tables.rows import Row, regime_changes, regime_name
+from bench.tables.table import Line
 
 FEWEST_RULES = 5
 """Below this a rank correlation says nothing."""

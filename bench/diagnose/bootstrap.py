@@ -159,40 +159,5 @@ def _quantile(df: float) -> float:
     return float(stats.t.ppf(0.5 + LEVEL / 2, df))
 
 
-class Ranks:
-    """Mid-ranks of J variables over N contexts under any weights; each is sorted once."""
-
-    def __init__(self, value_JN: np.ndarray):
-        value_JN = np.atleast_2d(np.asarray(value_JN, dtype=float))
-        variables, contexts = value_JN.shape
-        order_JN = np.argsort(value_JN, axis=1, kind="stable")
-        sorted_JN = np.take_along_axis(value_JN, order_JN, 1)
-        is_new_JN = np.ones(value_JN.shape, dtype=bool)
-        is_new_JN[:, 1:] = sorted_JN[:, 1:] != sorted_JN[:, :-1]
-        place_N = np.arange(contexts)
-        first_JN = np.maximum.accumulate(np.where(is_new_JN, place_N, 0), axis=1)
-        is_last_JN = np.ones(value_JN.shape, dtype=bool)
-        is_last_JN[:, :-1] = is_new_JN[:, 1:]
-        last_JN = np.where(is_last_JN, place_N, contexts)[:, ::-1]
-        last_JN = np.minimum.accumulate(last_JN, axis=1)[:, ::-1]
-        row_J1 = np.arange(variables)[:, None] * (contexts + 1)
-        self._order_JN = order_JN
-        self._first_JN = np.empty_like(order_JN)
-        self._end_JN = np.empty_like(order_JN)
-        np.put_along_axis(self._first_JN, order_JN, row_J1 + first_JN, 1)
-        np.put_along_axis(self._end_JN, order_JN, row_J1 + last_JN + 1, 1)
-        self._cumulative_JM = np.zeros((variables, contexts + 1))
-
-    def centred(self, weight_N: np.ndarray) -> np.ndarray:
-        """rank_JN - its weighted mean: weight below, plus half the weight of equals."""
-        np.cumsum(weight_N[self._order_JN], axis=1, out=self._cumulative_JM[:, 1:])
-        flat = self._cumulative_JM.reshape(-1)
-        rank_JN = flat.take(self._first_JN)
-        rank_JN += flat.take(self._end_JN)
-        rank_JN -= weight_N.sum()
-        rank_JN *= 0.5
-        return rank_JN
-
-
 Report = Callable[[int, int], None]
 """Hears of (pieces done, pieces in all)."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bench.diagnose.bootstrap import Draws, resampled, significant
-from bench.diagnose.matched import make_order
+from bench.diagnose.orderings import make_order
 
 CELLS = 10
 FEWEST = 8

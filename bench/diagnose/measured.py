@@ -1,19 +1,9 @@
 """The gain G of a context: the KL from the teacher that an update removes at the same prefix."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import torch
-
-from bench.core.config import Runtime
-from bench.core.processes import make_accelerator
-from bench.core.progress import Progress
-from bench.core.stopping import StopRequest
-from bench.diagnose.context_bank import Bank, code_digest, column_array, read_column, write_table
-from bench.diagnose.updates import Update
-from bench.selection.formulas import chunk_signals
-from bench.train.loss import head_weight, hidden_states, project
 
 DIVERGENCES = ("forward_kl", "reverse_kl")
 KINDS = ("forward_absolute", "forward_relative", "reverse_absolute", "reverse_relative")
@@ -22,63 +12,6 @@ RESOLUTION = {"float32": 1e-5, "bfloat16": 1e-2}
 under half of it is none. In bfloat16, nine tenths of the embedded pairs' KLs move by less."""
 WINSOR = (1.0, 99.0)
 """Percentiles at which relative gains are cut off (arXiv 2605.26844, release)."""
-SOURCES = (
-    "train/loop",
-    "train/objectives",
-    "train/loss",
-    "selection/formulas",
-    "diagnose/updates",
-)
-"""Code whose edit makes an old measurement another one."""
-
-
-def measure(
-    bank: Bank, update: Update, runtime: Runtime, progress: Progress, stop: StopRequest
-) -> dict[str, np.ndarray]:
-    """divergence -> its value on every context under the updated student; kept beside the bank."""
-    path = bank.path / "after" / f"{update.key}-{code_digest(SOURCES)[:8]}.parquet"
-    if not path.is_file():
-        student = update.student(progress, stop)
-        after = score_after(bank, student, runtime, progress, update.seed)
-        path.parent.mkdir(exist_ok=True)
-        write_table(path, pa.table({d: column_array(value) for d, value in after.items()}))
-        update.discard()
-    return {divergence: read_column(path, divergence) for divergence in DIVERGENCES}
-
-
-def score_after(
-    bank: Bank, student, runtime: Runtime, progress: Progress, seed: int
-) -> dict[str, np.ndarray]:
-    """Both divergences of a student from the teacher on every context, part by part.
-
-    The teacher is its stored hidden states and its output layer; only the student runs.
-    """
-    accelerator = make_accelerator(bank.experiment, runtime)
-    device = accelerator.device
-    names = [f"{divergence}_BT" for divergence in DIVERGENCES]
-    teacher_head_VD = bank.teacher_head(device)
-    found: dict[str, list[np.ndarray]] = {divergence: [] for divergence in DIVERGENCES}
-    size = bank.settings.positions(bank.vocabulary.size)
-    progress.start(f"gain, update seed {seed}", bank.parts)
-    with torch.no_grad():
-        for part, rollout in bank.rollouts(device):
-            with accelerator.autocast():
-                hidden_ND = hidden_states(student, rollout, rollout.mask_BT, bank.settings)
-            teacher_ND = bank.teacher_hidden(part, device)
-            token_N = rollout.token_BT[rollout.mask_BT]
-            for start in range(0, token_N.numel(), size):
-                piece = slice(start, start + size)
-                values = chunk_signals(
-                    project(hidden_ND[piece].float(), head_weight(student), bank.vocabulary),
-                    project(teacher_ND[piece].float(), teacher_head_VD, bank.vocabulary),
-                    token_N[piece],
-                    names,
-                    1,
-                )
-                for divergence in DIVERGENCES:
-                    found[divergence].append(values[f"{divergence}_BT"].cpu().numpy())
-            progress.update(part + 1)
-    return {divergence: np.concatenate(pieces) for divergence, pieces in found.items()}
 
 
 def gains(
@@ -106,3 +39,39 @@ def gains(
 def on_grid(value: np.ndarray, step: float) -> np.ndarray:
     """Values to the nearest multiple of `step`: what rounding alone tells apart becomes equal."""
     return np.round(value / step) * step + 0.0
+
+
+MAIN = KINDS[0]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Every context with what was known before the update, and what each update removed there."""
+
+    prompt_N: np.ndarray
+    position_N: np.ndarray
+    entropy_N: np.ndarray
+    """H(p), nats."""
+    teacher_entropy_N: np.ndarray
+    divergence_N: np.ndarray
+    """D = KL(q‖p), nats."""
+    compatibility_N: Mapping[int, np.ndarray]
+    """K -> C, the teacher's mass on the student's top K."""
+    proxy_N: Mapping[str, Mapping[int, np.ndarray]]
+    """Proxy of C -> K -> its value."""
+    score_N: Mapping[str, np.ndarray]
+    """Selector -> its score at the main K."""
+    gain_SN: Mapping[str, np.ndarray]
+    """Kind -> gain, a row an update seed."""
+    tie_N: np.ndarray
+    """A hash that orders equal scores."""
+    k: int
+    resolution: float
+    weights: frozenset[str] = frozenset()
+    """Selectors that weight tokens; ranked by their weight."""
+    gradient_N: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Objective -> norm of its gradient with respect to the student's logits."""
+
+    @property
+    def seeds(self) -> int:
+        return len(self.gain_SN[MAIN])

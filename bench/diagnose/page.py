@@ -5,9 +5,8 @@ from textwrap import fill
 from typing import Any
 
 from bench.core.config import Experiment
-from bench.core.keep_schedule import headline_keep, keep_percent
 from bench.tables.rows import regime_changes, regime_name
-from bench.tables.sheet import table
+from bench.tables.sheet import headline_keep, keep_percent, table
 
 Record = Mapping[str, Any]
 NONE, RECORD = "—", "diagnostic.json"

@@ -4,40 +4,39 @@
 its content and is used again.
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from bench.core.config import ConfigError, Diagnosis, Experiment, Runtime
+from bench.core.arrays import column_array, write_table
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
 from bench.core.processes import make_accelerator
 from bench.core.progress import Progress, open_progress
+from bench.core.provenance import provenance
 from bench.core.randomness import keyed_uniform
-from bench.core.records import provenance, write_text
 from bench.core.stopping import StopRequest
 from bench.diagnose import against_leaderboard as against
-from bench.diagnose import figures as diagnostic_figures
-from bench.diagnose import page as diagnostic_sheet
-from bench.diagnose.analysis import Analysis, Measured, make_record
+from bench.diagnose.analysis import Analysis
 from bench.diagnose.bootstrap import significant
-from bench.diagnose.compatibility import GRADIENTS, PROXIES
-from bench.diagnose.context_bank import Bank, at_k, column_array, write_table
-from bench.diagnose.measured import RESOLUTION, gains, measure
-from bench.diagnose.updates import Update, make_updates
+from bench.diagnose.build_bank import build_bank
+from bench.diagnose.compatibility import PROXIES
+from bench.diagnose.context_bank import ContextBank, at_k
+from bench.diagnose.diagnosis import Diagnosis
+from bench.diagnose.measured import RESOLUTION, Measured, gains
+from bench.diagnose.record import make_record
+from bench.diagnose.record_files import SCHEMA_VERSION
+from bench.diagnose.updates import Update, make_updates, measure
 from bench.run.plan import identity_of
-from bench.selection.formulas import EXTRA_SIGNALS
 from bench.selection.registry import Selector, SelectorError, get_selector, selector_names
+from bench.selection.signals import EXTRA_SIGNALS
 from bench.tables.rows import read_rows
+from bench.train.logit_gradients import GRADIENTS
 
 NOT_OF_THE_UPDATE = ("selector", "selector_params", "keep")
 """Settings that the diagnostic fixes: the update trains on all tokens."""
-SCHEMA_VERSION = 1
-RECORD, PAGE = "diagnostic.json", "diagnostic.md"
-
 DEFAULT_DIAGNOSIS, DEFAULT_RUNTIME = Diagnosis(), Runtime()
 
 
@@ -65,9 +64,9 @@ def diagnose(
     published = read_rows(rows) if rows is not None else None
     selectors = find_selectors(diagnosis.selectors)
     with open_progress(runtime.progress) as progress, StopRequest().installed() as stop:
-        bank = Bank(experiment, diagnosis, runtime)
+        bank = ContextBank(experiment, diagnosis, runtime)
         updates = make_updates(bank, runtime)
-        bank.build(progress)
+        build_bank(bank, progress)
         after = [measure(bank, update, runtime, progress, stop) for update in updates]
         scores, skipped = score_bank(bank, selectors)
         measured = assemble(bank, scores, after)
@@ -99,7 +98,7 @@ def find_selectors(further: Sequence[str]) -> dict[str, Selector]:
 
 
 def score_bank(
-    bank: Bank, selectors: Mapping[str, Selector]
+    bank: ContextBank, selectors: Mapping[str, Selector]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(selector -> score_N over the bank as one batch, selector -> why it has none).
 
@@ -127,7 +126,7 @@ def score_bank(
 
 
 def assemble(
-    bank: Bank, scores: Mapping[str, np.ndarray], after: Sequence[Mapping[str, np.ndarray]]
+    bank: ContextBank, scores: Mapping[str, np.ndarray], after: Sequence[Mapping[str, np.ndarray]]
 ) -> Measured:
     """The columns that the analyses read."""
     before = {name: bank.column(f"{name}_BT") for name in ("forward_kl", "reverse_kl")}
@@ -155,7 +154,7 @@ def assemble(
 
 
 def origin(
-    bank: Bank,
+    bank: ContextBank,
     updates: Sequence[Update],
     selectors: Mapping[str, Selector],
     skipped: Mapping[str, str],
@@ -210,62 +209,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return significant(float(value))
     return int(value) if isinstance(value, np.integer) else value
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def folder_name(pair: str, update: str) -> str:
-    """The folder of a record: the pair's, and the update's where it is not `train`."""
-    kind = update.partition(":")[0]
-    name = Path(pair).name
-    return name if kind == "train" else f"{name}-{kind}"
-
-
-def documents(record: Mapping[str, Any]) -> dict[str, bytes]:
-    """File name -> content of all that is written from a record."""
-    page = diagnostic_sheet.to_markdown(record).encode()
-    return {PAGE: page, **diagnostic_figures.draw_all(record)}
-
-
-def write(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The record, its page and its figures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECORD, to_text(record))
-    paths = [folder / RECORD]
-    for name, content in documents(record).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        paths.append(path)
-    return paths
-
-
-def to_text(record: Mapping[str, Any]) -> str:
-    """Indented JSON, with lists of numbers and innermost objects on one line each."""
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    for inner in (r"\[\s+([^\[\]{}]*?)\s+\]", r"\{\s+([^{}\n]*(?:\n[^{}\n]*){0,6}?)\s+\}"):
-        text = re.sub(inner, lambda m: m[0][0] + re.sub(r"\s*\n\s*", " ", m[1]) + m[0][-1], text)
-    return text + "\n"
-
-
-def stale(folder: Path) -> list[Path]:
-    """Files of a record that are missing or are not what it gives; a PNG need only be there."""
-    found = []
-    for name, content in documents(read_record(folder / RECORD)).items():
-        path = folder / name
-        is_same = path.is_file() and (path.suffix == ".png" or path.read_bytes() == content)
-        found += [] if is_same else [path]
-    return found
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A record that was written. Raises ConfigError naming the file."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
-    version = record.get("schema_version") if isinstance(record, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ConfigError(f"{str(path)!r}: schema_version {version!r} is not {SCHEMA_VERSION}")
-    return record

@@ -13,18 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from bench.core.config import ConfigError, Experiment, Runtime
+from bench.core.arrays import column_array, read_column, write_table
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
+from bench.core.files import digest8
+from bench.core.logits import head_weight, project
 from bench.core.processes import make_accelerator
 from bench.core.progress import Progress
-from bench.core.records import digest8
+from bench.core.provenance import code_digest
 from bench.core.stopping import StopRequest
-from bench.diagnose.context_bank import Bank
+from bench.diagnose.context_bank import ContextBank
+from bench.diagnose.measured import DIVERGENCES
 from bench.pairs.models import content_sha256, load_model, load_pair
 from bench.run.plan import Plan, identity_of, make_plan
-from bench.tasks.prompt_file import get_prompts
-from bench.train.loop import Selection, Trainer, train
+from bench.selection.budget import Selection
+from bench.selection.formulas import chunk_signals
+from bench.tasks.prompt_sets import get_prompts
+from bench.train.hidden_states import hidden_states
+from bench.train.loop import Trainer, train
 from bench.train.rollout import Rollout, join_rollouts
 
 
@@ -43,7 +52,7 @@ class Update:
     """Drop what a killed update would need to go on."""
 
 
-def make_updates(bank: Bank, runtime: Runtime) -> list[Update]:
+def make_updates(bank: ContextBank, runtime: Runtime) -> list[Update]:
     """The updates asked for, checked: no prompt that an update trains on is in the bank."""
     kind = bank.diagnosis.update
     if kind.startswith("run:"):
@@ -59,7 +68,7 @@ def make_updates(bank: Bank, runtime: Runtime) -> list[Update]:
     return found
 
 
-def check_disjoint(bank: Bank, experiment: Experiment) -> None:
+def check_disjoint(bank: ContextBank, experiment: Experiment) -> None:
     """Raises ConfigError where the update trains on a prompt of the bank."""
     held_out = {prompt.text for prompt in bank.prompts}
     prompts = get_prompts(experiment).prepare(bank.agreement.tokenizer, bank.agreement.chat)
@@ -75,7 +84,7 @@ def check_disjoint(bank: Bank, experiment: Experiment) -> None:
 # --- train ---------------------------------------------------------------------------------------
 
 
-def _trained(seed: int, bank: Bank, runtime: Runtime) -> Update:
+def _trained(seed: int, bank: ContextBank, runtime: Runtime) -> Update:
     experiment = bank.experiment.model_copy(update={"seed": seed})
     inside = runtime.model_copy(update={"runs_dir": runtime.runs_dir / "updates"})
     plan = make_plan(experiment, inside)
@@ -99,7 +108,7 @@ def _open_trainer(plan: Plan, runtime: Runtime) -> Trainer:
 # --- one step on the bank ------------------------------------------------------------------------
 
 
-def _one_step(seed: int, bank: Bank, runtime: Runtime) -> Update:
+def _one_step(seed: int, bank: ContextBank, runtime: Runtime) -> Update:
     changed = {"seed": seed, "steps": 1, "warmup_steps": 0, "schedule": "constant"}
     experiment = bank.experiment.model_copy(update=changed)
     inside = runtime.model_copy(update={"runs_dir": runtime.runs_dir / "updates"})
@@ -129,7 +138,7 @@ def drawn_counts(seed: int, prompts: int) -> np.ndarray:
     return np.bincount(generator.integers(prompts, size=prompts), minlength=prompts)
 
 
-def whole(bank: Bank, device: torch.device) -> Rollout:
+def whole(bank: ContextBank, device: torch.device) -> Rollout:
     """The bank as one rollout."""
     return join_rollouts([rollout for _, rollout in bank.rollouts(device)])
 
@@ -137,7 +146,7 @@ def whole(bank: Bank, device: torch.device) -> Rollout:
 # --- the checkpoint of a run ---------------------------------------------------------------------
 
 
-def _of_run(name: str, bank: Bank, runtime: Runtime) -> Update:
+def _of_run(name: str, bank: ContextBank, runtime: Runtime) -> Update:
     folder = next((f for f in (runtime.runs_dir / name, Path(name)) if f.is_dir()), None)
     if folder is None or not (folder / "experiment.json").is_file():
         raise ConfigError(f"update: run {name!r} is neither in {runtime.runs_dir} nor a run folder")
@@ -164,3 +173,62 @@ def _check_alike(updates: Sequence[Update]) -> None:
     seeds = [update.seed for update in updates]
     if any(one != settings[0] for one in settings) or len(set(seeds)) != len(seeds):
         raise ConfigError("update: several runs must be one experiment with different seeds")
+
+
+SOURCES = (
+    "train/loop",
+    "train/objectives",
+    "train/loss",
+    "selection/formulas",
+    "diagnose/updates",
+)
+"""Code whose edit makes an old measurement another one."""
+
+
+def measure(
+    bank: ContextBank, update: Update, runtime: Runtime, progress: Progress, stop: StopRequest
+) -> dict[str, np.ndarray]:
+    """divergence -> its value on every context under the updated student; kept beside the bank."""
+    path = bank.path / "after" / f"{update.key}-{code_digest(SOURCES)[:8]}.parquet"
+    if not path.is_file():
+        student = update.student(progress, stop)
+        after = score_after(bank, student, runtime, progress, update.seed)
+        path.parent.mkdir(exist_ok=True)
+        write_table(path, pa.table({d: column_array(value) for d, value in after.items()}))
+        update.discard()
+    return {divergence: read_column(path, divergence) for divergence in DIVERGENCES}
+
+
+def score_after(
+    bank: ContextBank, student, runtime: Runtime, progress: Progress, seed: int
+) -> dict[str, np.ndarray]:
+    """Both divergences of a student from the teacher on every context, part by part.
+
+    The teacher is its stored hidden states and its output layer; only the student runs.
+    """
+    accelerator = make_accelerator(bank.experiment, runtime)
+    device = accelerator.device
+    names = [f"{divergence}_BT" for divergence in DIVERGENCES]
+    teacher_head_VD = bank.teacher_head(device)
+    found: dict[str, list[np.ndarray]] = {divergence: [] for divergence in DIVERGENCES}
+    size = bank.settings.positions(bank.vocabulary.size)
+    progress.start(f"gain, update seed {seed}", bank.parts)
+    with torch.no_grad():
+        for part, rollout in bank.rollouts(device):
+            with accelerator.autocast():
+                hidden_ND = hidden_states(student, rollout, rollout.mask_BT, bank.settings)
+            teacher_ND = bank.teacher_hidden(part, device)
+            token_N = rollout.token_BT[rollout.mask_BT]
+            for start in range(0, token_N.numel(), size):
+                piece = slice(start, start + size)
+                values = chunk_signals(
+                    project(hidden_ND[piece].float(), head_weight(student), bank.vocabulary),
+                    project(teacher_ND[piece].float(), teacher_head_VD, bank.vocabulary),
+                    token_N[piece],
+                    names,
+                    1,
+                )
+                for divergence in DIVERGENCES:
+                    found[divergence].append(values[f"{divergence}_BT"].cpu().numpy())
+            progress.update(part + 1)
+    return {divergence: np.concatenate(pieces) for divergence, pieces in found.items()}

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from bench.core.config import ConfigError, Experiment
+from bench.core.config import Experiment
+from bench.core.errors import ConfigError
 from bench.core.randomness import hash64
 
 CONFIG_FILE = "adapter_config.json"

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,33 +19,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
+from bench.core.sampling import Vocabulary
 from bench.pairs.adapters import attach, base_of, is_adapter, weight_sharing_copy
 from bench.pairs.pair import Pair
 from bench.tasks.chat import Chat
-
-EXCLUDED_LOGIT = -1e4
-"""Logit of an id that left the vocabulary: probability exactly 0 in float32, yet 0 · log 0 = 0."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The ids that both models share: the first `size`, without `excluded_ids`.
-
-    Padded rows of an embedding (Qwen2.5 up to 3B has 151,936 logits, 7B and larger 152,064, the
-    tokenizer fewer ids) and added tokens that differ leave both vocabularies before the softmax.
-    """
-
-    size: int
-    excluded_ids: tuple[int, ...] = ()
-
-    def cut(self, logit_NV: Tensor) -> Tensor:
-        """Logits over this vocabulary, (N, size)."""
-        logit_NV = logit_NV[..., : self.size]
-        if self.excluded_ids:
-            excluded = torch.tensor(self.excluded_ids, device=logit_NV.device)
-            logit_NV = logit_NV.index_fill(-1, excluded, EXCLUDED_LOGIT)
-        return logit_NV
 
 
 @dataclass(frozen=True)

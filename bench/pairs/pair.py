@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.core.config import ConfigError, Experiment, unknown_name
+from bench.core.config import Experiment
+from bench.core.errors import ConfigError, unknown_name
 
 ASSETS = Path(__file__).parent / "assets"
 ChatForm = Literal["auto", "template", "plain"]

@@ -4,14 +4,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import BenchError, ConfigError, Experiment, Runtime
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import make_accelerator
 from bench.pairs.models import LoadedPair, Tokenizers, load_pair, load_tokenizers
 from bench.run.plan import Plan, make_plan
 from bench.run.preflight import Check, preflight
-from bench.tasks.prompt_file import PromptSet
-from bench.train.loss import PassSettings, score_rollout
+from bench.tasks.prompts import PromptSet
+from bench.train.hidden_states import PassSettings
 from bench.train.rollout import sample_rollout
+from bench.train.scoring import score_rollout
 
 SAME_KL = 1e-5
 SAME_LOGPROB = 1e-3

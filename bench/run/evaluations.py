@@ -13,12 +13,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from bench.core.config import Runtime
+from bench.core.files import digest8, write_json
 from bench.core.processes import Processes
 from bench.core.progress import Progress
-from bench.core.records import digest8, write_json
-from bench.tasks.evaluate import TaskResult, evaluate
+from bench.tasks.evaluate import evaluate
 from bench.tasks.maths_sets import data_sha256
 from bench.tasks.protocol import Asking, task_settings
+from bench.tasks.results import TaskResult
 
 Results = dict[str, TaskResult]
 """task -> result, of one model."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from bench.core.config import Experiment, Runtime
 
 FLOAT = 4
@@ -170,3 +172,30 @@ def readable(amount: int) -> str:
         if amount >= size:
             return f"{amount / size:,.1f} {unit}"
     return f"{amount / 2**10:,.1f} KiB"
+
+
+def memory_advice(need: Needs, runtime: Runtime) -> str:
+    """What lowers the phase that needs the most."""
+    phase = max(need.phases, key=lambda name: need.phases[name])
+    flags = {
+        "rollout": ["lower --rollout-batch"],
+        "teacher": ["lower --micro-batch"],
+        "score": ["lower --micro-batch or --logit-chunk"],
+        "loss": ["lower --micro-batch or --logit-chunk, or set --micro-batch-tokens"],
+        "evaluate": ["lower --eval-batch"],
+    }[phase]
+    if phase == "loss" and not runtime.gradient_checkpointing:
+        flags.append("use --gradient-checkpointing")
+    if phase not in ("teacher", "evaluate") and not runtime.offload_teacher:
+        flags.append("on a GPU, --offload-teacher")
+    return f"{phase} needs the most: {'; '.join(flags)}"
+
+
+def device_memory(runtime: Runtime) -> tuple[str, int, int]:
+    """(name, free bytes, total bytes) of the device that a run would use."""
+    if runtime.device in ("auto", "cuda") and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return torch.cuda.get_device_name(), free, total
+    with open("/proc/meminfo") as file:
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    return "this machine", kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024

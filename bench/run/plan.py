@@ -6,19 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import ConfigError, Experiment, Runtime, unknown_name
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError, unknown_name
+from bench.core.files import digest8
 from bench.core.keep_schedule import keep_name
-from bench.core.records import RunFolder, digest8
+from bench.core.records import RunFolder
 from bench.pairs.adapters import check_peft
-from bench.pairs.models import content_sha256
+from bench.pairs.models import content_sha256, load_tokenizer, pair_chat
 from bench.pairs.pair import Pair, label_of, pair_of
-from bench.selection.formulas import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.selection.grammar import is_expression
 from bench.selection.registry import Selector, get_selector
+from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.shadow.panel import Panel, make_panel
 from bench.tasks.chat import PLAIN_TEXT
 from bench.tasks.maths_sets import data_sha256, missing
-from bench.tasks.prompt_file import PromptSource, evaluation_sets, get_prompts
+from bench.tasks.prompt_file import FilePrompts
+from bench.tasks.prompt_sets import evaluation_sets, get_prompts
+from bench.tasks.prompts import PromptSource
 from bench.tasks.protocol import asking_of, check_tasks, task_settings
 from bench.train.trackers import check_installed
 
@@ -167,3 +171,16 @@ def slug(selector: str) -> str:
     is_joined = is_expression(selector)
     text = re.sub(r"[^\s(),]*:", "", selector) if is_joined else selector.rpartition(":")[2]
     return re.sub(r"[^\w.-]+", "-", text).strip("-")[:60]
+
+
+def prompt_report(experiment: Experiment, runtime: Runtime) -> dict[str, Any]:
+    """What becomes of the experiment's prompt file, through the student's tokenizer and template.
+
+    Raises ConfigError for prompts that come from no file.
+    """
+    plan = make_plan(experiment, runtime)
+    tokenizer = load_tokenizer(plan.pair.student, plan.pair.student_revision)
+    prompts = plan.prompts.prepare(tokenizer, pair_chat(plan.pair, tokenizer))
+    if not isinstance(prompts, FilePrompts):
+        raise ConfigError(f"prompts: {experiment.prompts!r} is generated and needs no check")
+    return prompts.report.to_json()

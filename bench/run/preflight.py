@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from transformers import GenerationConfig
 
-from bench.core.config import ConfigError, Runtime
+from bench.core.config import Runtime
+from bench.core.errors import ConfigError
 from bench.pairs.models import LoadedPair, own_stop_ids, stop_ids
-from bench.run.memory import Needs, needs, readable, shape_of
+from bench.run.memory import device_memory, memory_advice, needs, readable, shape_of
 from bench.run.plan import Plan
-from bench.tasks.prompt_file import FilePrompts, PromptSet
+from bench.tasks.prompt_file import FilePrompts
+from bench.tasks.prompts import PromptSet
 
 State = Literal["pass", "warn", "fail"]
 
@@ -311,30 +312,3 @@ def check_resources(
         yield Check("disk space", "warn", said, "free some, or choose another --runs-dir")
     else:
         yield Check("disk space", "pass", said)
-
-
-def memory_advice(need: Needs, runtime: Runtime) -> str:
-    """What lowers the phase that needs the most."""
-    phase = max(need.phases, key=lambda name: need.phases[name])
-    flags = {
-        "rollout": ["lower --rollout-batch"],
-        "teacher": ["lower --micro-batch"],
-        "score": ["lower --micro-batch or --logit-chunk"],
-        "loss": ["lower --micro-batch or --logit-chunk, or set --micro-batch-tokens"],
-        "evaluate": ["lower --eval-batch"],
-    }[phase]
-    if phase == "loss" and not runtime.gradient_checkpointing:
-        flags.append("use --gradient-checkpointing")
-    if phase not in ("teacher", "evaluate") and not runtime.offload_teacher:
-        flags.append("on a GPU, --offload-teacher")
-    return f"{phase} needs the most: {'; '.join(flags)}"
-
-
-def device_memory(runtime: Runtime) -> tuple[str, int, int]:
-    """(name, free bytes, total bytes) of the device that a run would use."""
-    if runtime.device in ("auto", "cuda") and torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        return torch.cuda.get_device_name(), free, total
-    with open("/proc/meminfo") as file:
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
-    return "this machine", kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024

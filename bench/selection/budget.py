@@ -215,3 +215,14 @@ def _tied(score_RN: Tensor, selected_RN: Tensor, unit_N: Tensor, units: int) -> 
     best_RU = score_RN.new_full((score_RN.shape[0], units), -torch.inf)
     best_RU = best_RU.scatter_reduce(1, unit_RN, left_RN, "amax")
     return (selected_RN & (score_RN == best_RU.gather(1, unit_RN))).sum(1)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tokens a step trains on, and how much."""
+
+    selected_BT: Tensor
+    weight_BT: Tensor
+    effective_sample_size: float
+    keep: float = 1.0
+    """The budget of the step."""

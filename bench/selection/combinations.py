@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.selection.formulas import TokenSignals
 from bench.selection.population import UNIT_NORMS, quantiles, rank_from_best, zscore
+from bench.selection.signals import TokenSignals
 
 Scores = Sequence[Tensor]
 Takes = Literal["rules", "weighted", "share", "two", "one"]

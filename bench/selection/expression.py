@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.core.config import ConfigError, unknown_name
+from bench.core.errors import ConfigError, unknown_name
 from bench.selection.combinations import COMBINATIONS, Combination, check_number
 from bench.selection.grammar import Call, Literal, Node, fail_at
 from bench.selection.selector import Selector, source_of

@@ -1,4 +1,4 @@
-"""TokenSignals, and how each signal is computed from two chunks of logits.
+"""How each signal is computed from two chunks of logits.
 
 p is the student's next-token distribution, q the teacher's, y the sampled token, K the top-K size.
 Everything is float32, without gradient, in nats, and computed position by position: a chunk of N
@@ -6,139 +6,20 @@ positions gives `[N]` or `[N, K]` statistics, so no (B, T, V) tensor is ever nee
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
-from typing import cast
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from bench.core.randomness import RowKeys, keyed_uniform
-from bench.selection import population
-
-_ABSENT = cast(Tensor, None)
-"""The value of a signal that was not asked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class TokenSignals:
-    """What a selector may read. A signal that it does not declare in `needs` is None.
-
-    The first five fields are always there; the others are (B, T), or (B, T, K) with the best entry
-    first, and 0 off the mask.
-    """
-
-    mask_BT: Tensor
-    """bool: the student sampled this token (no prompt, padding, or anything after the stop)."""
-    token_BT: Tensor
-    """int64: the sampled token y."""
-    position_BT: Tensor
-    """int64: position in the response, from 0."""
-    length_B: Tensor
-    """int64 (B,): sampled tokens of the response."""
-    uniform_BT: Tensor
-    """float32 in [0, 1), keyed by (seed, step, response, position): the only randomness allowed."""
-
-    student_logprob_BT: Tensor = _ABSENT
-    """log p(y)."""
-    teacher_logprob_BT: Tensor = _ABSENT
-    """log q(y)."""
-    student_entropy_BT: Tensor = _ABSENT
-    """H(p) = -Σ p log p."""
-    teacher_entropy_BT: Tensor = _ABSENT
-    """H(q) = -Σ q log q."""
-    reverse_kl_BT: Tensor = _ABSENT
-    """KL(p‖q) = Σ p (log p - log q)."""
-    forward_kl_BT: Tensor = _ABSENT
-    """KL(q‖p) = Σ q (log q - log p)."""
-    jsd_BT: Tensor = _ABSENT
-    """½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2."""
-    hellinger_BT: Tensor = _ABSENT
-    """(1/√2) ‖√p - √q‖, in [0, 1]."""
-    total_variation_BT: Tensor = _ABSENT
-    """½ Σ |p - q|, in [0, 1]."""
-    student_topk_id_BTK: Tensor = _ABSENT
-    """int64: the student's top-K ids S."""
-    student_topk_logprob_BTK: Tensor = _ABSENT
-    """log p on S."""
-    teacher_topk_id_BTK: Tensor = _ABSENT
-    """int64: the teacher's top-K ids T."""
-    teacher_topk_logprob_BTK: Tensor = _ABSENT
-    """log q on T."""
-    teacher_logprob_on_student_topk_BTK: Tensor = _ABSENT
-    """log q on S."""
-    student_logprob_on_teacher_topk_BTK: Tensor = _ABSENT
-    """log p on T."""
-    teacher_mass_on_student_topk_BT: Tensor = _ABSENT
-    """C = Σ_S q over the full softmax, in [0, 1] up to rounding."""
-    student_mass_on_student_topk_BT: Tensor = _ABSENT
-    """P_S = Σ_S p, in [0, 1] up to rounding."""
-
-    reference_logprob_BT: Tensor = _ABSENT
-    """log q_ref(y) under a third model: `Experiment.reference`."""
-    counterfactual_logprob_BT: Tensor = _ABSENT
-    """log p(y) of the student when every number in the prompt is another one."""
-    gain_BT: Tensor = _ABSENT
-    """KL(q‖p) before minus after one full-token update that is undone again."""
-    reward_B: Tensor = _ABSENT
-    """float32 (B,): 1 where the response's answer is right, else 0."""
-    group_B: Tensor = _ABSENT
-    """int64 (B,): responses to one prompt share a number."""
-
-    def norm_q05(self, x_BT: Tensor) -> Tensor:
-        """x clipped to its 5 % and 95 % quantiles and scaled to [0, 1], over the sampled tokens."""
-        return population.norm_q05(x_BT, self.mask_BT)
-
-    def norm_minmax(self, x_BT: Tensor) -> Tensor:
-        """x scaled to [0, 1] by its least and greatest value over the sampled tokens."""
-        return population.norm_minmax(x_BT, self.mask_BT)
-
-    def percentile_rank(self, x_BT: Tensor) -> Tensor:
-        """Rank of x in [0, 1] among the sampled tokens, ties averaged."""
-        return population.percentile_rank(x_BT, self.mask_BT)
-
-    def zscore(self, x_BT: Tensor) -> Tensor:
-        """(x - mean)/sd over the sampled tokens."""
-        return population.zscore(x_BT, self.mask_BT)
-
-    def rank_from_best(self, x_BT: Tensor) -> Tensor:
-        """1 for the highest x, 2 for the next ..., ties by the keyed uniform number; +inf off."""
-        return population.rank_from_best(x_BT, self.mask_BT, self.uniform_BT)
-
-    def quantile(self, x_BT: Tensor, probability: float) -> float:
-        """A quantile over the sampled tokens, linear interpolation."""
-        return population.quantiles(x_BT, self.mask_BT, probability)[0]
-
-    def normalised(self, x_BT: Tensor, norm: str) -> Tensor:
-        """x in [0, 1] by the named normalisation: one of population.UNIT_NORMS."""
-        return population.UNIT_NORMS[norm](x_BT, self.mask_BT)
-
-    def renormalised(self, norm: str) -> "TokenSignals":
-        """The same signals, for a rule whose norm_q05 or norm_minmax shall be another one."""
-        return _renormalised(type(self), norm)(**vars(self))
-
-    def only(self, names: Iterable[str]) -> "TokenSignals":
-        """The same signals with all but the named ones absent."""
-        keep = set(names)
-        return replace(
-            self, **{name: _ABSENT for name in (*_FORMULAS, *EXTRA_SIGNALS) if name not in keep}
-        )
-
-    def computed(self) -> dict[str, Tensor]:
-        """The signals that were asked for, by name."""
-        found = {name: getattr(self, name) for name in (*_FORMULAS, *EXTRA_SIGNALS)}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-@cache
-def _renormalised(kind: type[TokenSignals], norm: str) -> type[TokenSignals]:
-    class Renormalised(kind):
-        def norm_q05(self, x_BT: Tensor) -> Tensor:
-            return self.normalised(x_BT, norm)
-
-        norm_minmax = norm_q05
-
-    return Renormalised
+from bench.core.logits import log_softmax
+from bench.core.randomness import RowKeys
+from bench.selection.signals import (
+    EXTRA_SIGNALS,
+    SIGNAL_NAMES,
+    TokenSignals,
+    base_signals,
+    with_signals,
+)
 
 
 class Chunk:
@@ -194,7 +75,7 @@ class Chunk:
         """The named signals: `[N]` or `[N, K]`, float32 (ids int64)."""
         # Autocast, where it is on, would take the sums over the vocabulary in half precision.
         with torch.autocast(self.token_N1.device.type, enabled=False):
-            return {name: _FORMULAS[name](self) for name in names}
+            return {name: FORMULAS[name](self) for name in names}
 
     def jsd_N(self) -> Tensor:
         mixture_NV = torch.logaddexp(self.student_logprob_NV, self.teacher_logprob_NV)
@@ -209,18 +90,11 @@ class Chunk:
         return (0.5 * root_NV.square().sum(-1)).sqrt()
 
 
-def log_softmax(logit_NV: Tensor) -> Tensor:
-    """log p, float32: on CPU off by 2e-6 over 150,000 entries, torch.log_softmax by 2e-5."""
-    logit_NV = logit_NV.float()
-    logit_NV = logit_NV - logit_NV.amax(-1, keepdim=True).detach()
-    return logit_NV - logit_NV.exp().sum(-1, keepdim=True).log()
-
-
 def _dot(x_NV: Tensor, y_NV: Tensor) -> Tensor:
     return torch.linalg.vecdot(x_NV, y_NV)
 
 
-_FORMULAS: dict[str, Callable[[Chunk], Tensor]] = {
+FORMULAS: dict[str, Callable[[Chunk], Tensor]] = {
     "student_logprob_BT": lambda c: c.student_logprob_NV.gather(-1, c.token_N1)[:, 0],
     "teacher_logprob_BT": lambda c: c.teacher_logprob_NV.gather(-1, c.token_N1)[:, 0],
     "student_entropy_BT": lambda c: -_dot(c.student_NV, c.student_logprob_NV),
@@ -241,32 +115,7 @@ _FORMULAS: dict[str, Callable[[Chunk], Tensor]] = {
     "teacher_mass_on_student_topk_BT": lambda c: c.teacher_logprob_on_student_topk_NK.exp().sum(-1),
     "student_mass_on_student_topk_BT": lambda c: c.student_topk[0].exp().sum(-1),
 }
-
-SIGNAL_NAMES: tuple[str, ...] = tuple(_FORMULAS)
-"""The signals of the two models' logits that a selector may declare in `needs`."""
-
-EXTRA_SIGNALS: tuple[str, ...] = (
-    "reference_logprob_BT",
-    "counterfactual_logprob_BT",
-    "gain_BT",
-    "reward_B",
-    "group_B",
-)
-"""Signals of other passes and of the answers, which the engine gives only when a rule asks."""
-
-BASE_SIGNALS: tuple[str, ...] = tuple(
-    field.name for field in fields(TokenSignals) if field.name not in {*_FORMULAS, *EXTRA_SIGNALS}
-)
-"""The fields every selector has without declaring them."""
-
-STUDENT_ONLY = frozenset(name for name in _FORMULAS if "teacher" not in name) - {
-    "reverse_kl_BT",
-    "forward_kl_BT",
-    "jsd_BT",
-    "hellinger_BT",
-    "total_variation_BT",
-}
-"""Signals that cost no pass of the teacher."""
+"""signal -> its value at each of N positions."""
 
 
 def chunk_signals(
@@ -282,39 +131,6 @@ def chunk_signals(
     """
     with torch.no_grad():
         return Chunk(student_logit_NV, teacher_logit_NV, token_N, k).signals(names)
-
-
-def base_signals(
-    token_BT: Tensor, mask_BT: Tensor, *, seed: int, step: int, row_key_B: RowKeys | None
-) -> TokenSignals:
-    """The five fields that need no logits."""
-    rows, positions = mask_BT.shape
-    position_BT = torch.arange(positions, device=mask_BT.device).expand(rows, positions)
-    return TokenSignals(
-        mask_BT=mask_BT,
-        token_BT=token_BT.masked_fill(~mask_BT, 0),
-        position_BT=position_BT,
-        length_B=mask_BT.sum(1),
-        uniform_BT=keyed_uniform(
-            seed, "selector", step, row_key_B, (rows, positions), device=mask_BT.device
-        ),
-    )
-
-
-def with_signals(base: TokenSignals, values: Mapping[str, Tensor]) -> TokenSignals:
-    """`base` with the signals of its N masked tokens, in row-major order, put back in (B, T).
-
-    Signals of whole responses, (B,), are taken as they are.
-    """
-    spread = {}
-    for name, value_N in values.items():
-        if name.endswith("_B"):
-            spread[name] = value_N
-            continue
-        full_BT = value_N.new_zeros((*base.mask_BT.shape, *value_N.shape[1:]))
-        full_BT[base.mask_BT] = value_N
-        spread[name] = full_BT
-    return replace(base, **spread)
 
 
 def signals_from_logits(

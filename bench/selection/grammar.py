@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 
 Value = float | int | bool | str
 

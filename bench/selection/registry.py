@@ -20,20 +20,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.core.config import ConfigError, unknown_name
+from bench.core.errors import ConfigError, unknown_name
 from bench.selection.combinations import COMBINATIONS
 from bench.selection.expression import build
-from bench.selection.formulas import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.selection.grammar import is_expression, parse
 from bench.selection.population import UNIT_NORMS
 from bench.selection.selector import Choices, Kind, Rule, Selector, SelectorError
+from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 
 NORMS: dict[str, tuple[str, ...]] = dict.fromkeys(UNIT_NORMS, ())
 """The choices of a parameter `norm`: none needs a signal of its own."""
 
 ENTRY_POINT_GROUP = "opd_bench.selectors"
-
-
 _REGISTRY: dict[str, Selector] = {}
 _filing: dict[str, Selector] = _REGISTRY
 """Where `@selector` files: the registry, or a dict of its own while a user's file is loaded."""

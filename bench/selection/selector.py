@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.core.config import ConfigError, unknown_name
+from bench.core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.selection.formulas import TokenSignals
+    from bench.selection.signals import TokenSignals
 
 Kind = Literal["score", "weight"]
 Rule = Callable[..., Any]
@@ -184,7 +184,7 @@ class Selector:
     @property
     def cost(self) -> str:
         """One of COST_CLASSES: the dearest signal that the rule reads."""
-        from bench.selection.formulas import STUDENT_ONLY
+        from bench.selection.signals import STUDENT_ONLY
 
         classes = [0]
         for need in self.needs:

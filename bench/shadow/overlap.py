@@ -13,7 +13,7 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.shadow.token_classes import TOKEN_CLASSES
 
 GROUPS = ("position", "entropy", "class")

@@ -6,8 +6,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from bench.core.keep_schedule import keep_percent
 from bench.shadow.overlap import Overlap
+from bench.tables.sheet import keep_percent
 from bench.tables.style import BLACK, BLUE, DASHED, GREY, PALE, VERMILION, WIDE, render, write_note
 
 SHARED = LinearSegmentedColormap.from_list("shared", ["#FFFFFF", "#9CC3E0", BLUE, "#00263D"])

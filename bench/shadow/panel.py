@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.core.randomness import RowKeys
 from bench.selection.budget import select_each
-from bench.selection.formulas import SIGNAL_NAMES, TokenSignals
 from bench.selection.population import percentile_rank
 from bench.selection.registry import Selector, SelectorError, get_selector, selector_names
+from bench.selection.signals import SIGNAL_NAMES, TokenSignals
 from bench.shadow.token_classes import TOKEN_CLASSES
 
 BINS = 10

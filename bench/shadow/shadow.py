@@ -18,19 +18,25 @@ its own; the run's numbers are those of a run without it. A line of `shadow.json
     gradient_share   Σ of the logit-gradient norm over kept tokens / over all tokens
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from bench.core.config import Experiment, Runtime
 from bench.core.keep_schedule import keep_at
+from bench.core.logits import head_weight, project
+from bench.core.processes import ALONE, Processes
 from bench.core.records import RunFolder
+from bench.core.sampling import Vocabulary
 from bench.pairs.models import LoadedPair
-from bench.selection.formulas import SIGNAL_NAMES, TokenSignals, with_signals
+from bench.selection.formulas import Chunk
+from bench.selection.signals import SIGNAL_NAMES, TokenSignals, with_signals
 from bench.shadow.panel import Panel, Spend, choose, compare, group_tokens
 from bench.shadow.token_bank import BankedStep, write_step
 from bench.shadow.token_classes import vocabulary_classes, vocabulary_texts
-from bench.train.logit_gradients import measured_objective
+from bench.train.hidden_states import PassSettings, chunks, hidden_states
+from bench.train.logit_gradients import logit_gradient_norm, measured_objective
 from bench.train.rollout import Rollout
 
 KEEP_OF_FULL = 0.05
@@ -117,3 +123,54 @@ class Shadow:
 
 def _is_nth(step: int, every: int) -> bool:
     return every > 0 and (step + 1) % every == 0
+
+
+OBSERVED_CHUNK = 524_288
+"""Logits (positions x vocabulary) at once in `observe_rollout`: small pieces stay in the cache."""
+OBSERVED_POSITIONS = 256
+"""Yet at least this many positions: the heads of large vocabularies want long matrices."""
+
+
+def observe_rollout(
+    student: nn.Module,
+    teacher: nn.Module,
+    rollout: Rollout,
+    vocabulary: Vocabulary,
+    names: Sequence[str],
+    k: int,
+    settings: PassSettings,
+    *,
+    objective: str,
+    objective_params: Mapping[str, float],
+    student_hidden_ND: Tensor | None = None,
+    teacher_hidden_ND: Tensor | None = None,
+    processes: Processes = ALONE,
+) -> dict[str, Tensor]:
+    """The named signals of every token under the mask, and `logit_gradient_norm`, for logging.
+
+    Runs a backbone only where its hidden states are not given. Without gradient.
+    """
+    token_N = rollout.token_BT[rollout.mask_BT]
+    positions = max(OBSERVED_POSITIONS, OBSERVED_CHUNK // vocabulary.size)
+    pieces: list[dict[str, Tensor]] = []
+    with torch.no_grad():
+        if student_hidden_ND is None:
+            student_hidden_ND = hidden_states(
+                student, rollout, rollout.mask_BT, settings, processes
+            )
+        if teacher_hidden_ND is None:
+            teacher_hidden_ND = hidden_states(
+                teacher, rollout, rollout.mask_BT, settings, processes
+            )
+        student_head_VD, teacher_head_VD = head_weight(student), head_weight(teacher)
+        for piece in chunks(token_N.numel(), min(positions, settings.positions(vocabulary.size))):
+            chunk = Chunk(
+                project(student_hidden_ND[piece], student_head_VD, vocabulary),
+                project(teacher_hidden_ND[piece], teacher_head_VD, vocabulary),
+                token_N[piece],
+                k,
+            )
+            found = chunk.signals(names)
+            found["logit_gradient_norm"] = logit_gradient_norm(chunk, objective, objective_params)
+            pieces.append(found)
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -41,9 +41,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from bench.core.config import BenchError
-from bench.core.records import sync
-from bench.selection.formulas import TokenSignals
+from bench.core.errors import BenchError
+from bench.core.files import sync
+from bench.selection.signals import TokenSignals
 from bench.shadow.panel import Choices
 from bench.shadow.token_classes import TOKEN_CLASSES
 from bench.train.rollout import Rollout

@@ -17,8 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import BenchError, ConfigError, Experiment, Runtime, Stopped
-from bench.core.records import RunFolder, RunInUse, RunRecord, write_json, write_text
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import BenchError, ConfigError, RunInUse, Stopped
+from bench.core.files import write_json, write_text
+from bench.core.records import RunFolder, RunRecord
 from bench.run.plan import make_plan
 from bench.run.run_experiment import OnCurve, run_experiment
 

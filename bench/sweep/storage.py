@@ -9,7 +9,7 @@ import optuna
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 
 HEARTBEAT_S = 30
 """Seconds between heartbeats on an RDB; a trial silent for three of them is taken for dead."""

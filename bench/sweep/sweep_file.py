@@ -11,14 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.core.config import (
-    ConfigError,
-    Experiment,
-    Runtime,
-    experiment_from,
-    one_line,
-    unknown_name,
-)
+from bench.core.config import Experiment, Runtime, experiment_from
+from bench.core.errors import ConfigError, unknown_name
+from bench.core.fields import one_line
 from bench.run.plan import Plan, make_plan
 from bench.selection.registry import get_selector
 from bench.tasks.protocol import task_names

@@ -16,9 +16,10 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.core.config import ConfigError, Experiment, Runtime, Stopped, rows_file
+from bench.core.config import Experiment, Runtime, rows_file
+from bench.core.errors import ConfigError, Stopped
+from bench.core.files import digest8, write_json
 from bench.core.keep_schedule import keep_name
-from bench.core.records import digest8, write_json
 from bench.run.plan import make_plan, slug
 from bench.sweep.launch import execute
 from bench.sweep.storage import (

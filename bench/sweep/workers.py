@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from bench.core.config import BenchError, ConfigError, Stopped
+from bench.core.errors import BenchError, ConfigError, Stopped
 
 POLL_S = 1.0
 """Seconds between looks at what the workers do."""

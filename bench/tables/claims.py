@@ -5,12 +5,19 @@ small budget do at least as well as all tokens, that they do better than the tok
 a divergence picks at the same budget, and that what is incompatible must not be trained on.
 """
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench.core.keep_schedule import HEADLINE_KEEP
 from bench.core.stats import verdicts
-from bench.tables.leaderboard import Comparison, Line, Table, compare
+from bench.tables.leaderboard import compare, is_main
+from bench.tables.sheet import NONE, Sheet, difference_text, points
+from bench.tables.table import Comparison, Line, Table
+
+PUBLISHED = Path(__file__).parent / "published.toml"
+"""What papers reported, as `published_sheet` reads it."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +79,63 @@ def _line(table: Table, selector: str) -> Line | None:
         if not line.params and (selector == "full" or line.keep == HEADLINE_KEEP)
     ]
     return found[0] if found else None
+
+
+def claims_sheet(asked: Sequence[Answer]) -> Sheet:
+    """Each claim in each regime and pair: difference, interval, seeds and verdict."""
+    rows = tuple(
+        (
+            answer.claim.words, f"{answer.claim.rule} − {answer.claim.reference}",
+            answer.table.regime, answer.table.pair, str(answer.difference.seeds),
+            difference_text(answer.difference),
+        )
+        for answer in asked
+    )  # fmt: skip
+    return Sheet(
+        f"Claims, each by its own comparison, at keep {HEADLINE_KEEP:g}",
+        ("claim", "difference", "regime", "pair", "seeds", "points"),
+        rows,
+        (
+            "What TA-OPD (arXiv 2605.26844) says; the claims were named before any result. "
+            "Differences are paired over common seeds and all items; Holm family: all "
+            f"{len(rows)} comparisons of this table. A tie under `do as well as all` is no proof "
+            "of equality: read the interval.",
+        ),
+    )
+
+
+def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
+    """Reported numbers, then ours for the same rules at the same keeps."""
+    rows, names, keeps = [], set(), {1.0}
+    for source in tomllib.loads(published)["source"]:
+        full = {r.get("pair"): r["score"] for r in source["reported"] if r["rule"] == "full"}
+        name = source["name"] + (f", arXiv {source['arxiv']}" if "arxiv" in source else "")
+        for reported in source["reported"]:
+            pair, keep = reported.get("pair"), reported.get("keep")
+            is_compared = pair in full and reported["rule"] != "full"
+            change = f"{reported['score'] - full[pair]:+.2f}" if is_compared else NONE
+            rows.append((
+                "reported", name, source.get("benchmark", "not stated"), pair or "not stated",
+                reported["rule"], "not stated" if keep is None else f"{keep:g}",
+                f"{reported['score']:.2f}", change.replace("-", "−"),
+            ))  # fmt: skip
+            names |= set(reported["ours"])
+            keeps |= set() if keep is None else {keep}
+    for table in tables:
+        if is_main(table) and not table.has_no_keep:
+            for line in table.arms():
+                if line.selector in names and line.keep in keeps:
+                    rows.append((
+                        "measured here", f"regime {table.regime}", table.task, table.pair,
+                        line.label, f"{line.keep:g}", points(line.accuracy, False),
+                        difference_text(line.vs_full),
+                    ))  # fmt: skip
+    return Sheet(
+        "Reported elsewhere, beside ours",
+        ("", "source", "benchmark", "pair", "rule", "keep", "accuracy %", "difference from full"),
+        tuple(rows),
+        (
+            "The reported numbers are others', on other models, data and budgets; none was "
+            "measured here. Ours follow for the same rules at the keeps that were reported.",
+        ),
+    )

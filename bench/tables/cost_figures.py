@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.core.keep_schedule import keep_percent
-from bench.tables.leaderboard import Line, Table
+from bench.tables.sheet import keep_percent
 from bench.tables.style import BLACK, GREY, VERMILION, WIDTH, frame, per_cent, x_ticks
+from bench.tables.table import Line, Table
 
 
 def pareto(table: Table, cost: str) -> Figure | None:

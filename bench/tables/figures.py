@@ -1,43 +1,38 @@
 """Tables -> figures as SVG and PNG bytes, in the house style. Pure: no input or output."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.core.keep_schedule import keep_percent
-from bench.core.records import digest8
+from bench.core.files import digest8
 from bench.tables.cost_figures import pareto
-from bench.tables.leaderboard import Comparison, Line, Table
-from bench.tables.ranks import Dial, dials, k_groups, without_k
+from bench.tables.families import dials, k_groups, without_k
+from bench.tables.family_figures import by_dial, k_sensitivity
+from bench.tables.sheet import keep_percent
 from bench.tables.style import (
     BLACK,
     BLUE,
     DASHED,
-    GREEN,
     GREY,
-    ORANGE,
-    PALE,
-    PURPLE,
-    SKY,
+    LINES,
     VERMILION,
     WIDE,
-    WIDTH,
+    _band,
+    _grid,
+    _label_edges,
     frame,
     hide_left_axis,
     log_keeps,
-    log_ks,
     per_cent,
     render,
-    x_ticks,
 )
+from bench.tables.table import Comparison, Line, Table
 
 VERDICT_COLOUR = {"better": BLUE, "worse": VERMILION, "tie": GREY, None: GREY}
 VERDICT_MARKER = {"better": "^", "worse": "v", "tie": "o", None: "."}
-LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
 
 def draw_all(tables: Sequence[Table]) -> dict[str, bytes]:
@@ -77,16 +72,6 @@ def _slug(text: str) -> str:
     """Part of a file name; where the text does not survive whole, its hash is added."""
     plain = re.sub(r"[^\w.]+", "-", text).strip("-")[-40:].strip("-")
     return plain if re.sub(r"[^\w.]", "-", text) == plain else f"{plain}-{digest8(text)}"
-
-
-def _band(axes: Axes, x: Sequence[float], lines: Sequence[Line], colour: str, **kw: Any) -> None:
-    """Mean accuracies with their 95 % intervals over training seeds."""
-    low, high = zip(*(line.seeds_ci95 for line in lines), strict=True)
-    if len(x) > 1:
-        axes.fill_between(x, per_cent(low), per_cent(high), color=colour, alpha=0.2, lw=0)
-    else:
-        axes.vlines(x, per_cent(low), per_cent(high), color=colour, alpha=0.5, lw=1)
-    axes.plot(x, per_cent([line.accuracy for line in lines]), color=colour, marker="o", **kw)
 
 
 # --- differences ---------------------------------------------------------------------------------
@@ -196,28 +181,6 @@ def _by_label(table: Table) -> dict[str, list[Line]]:
     return found
 
 
-def _grid(count: int) -> tuple[Figure, list[Axes]]:
-    columns = min(4, count)
-    rows = -(-count // columns)
-    width = {1: WIDTH, 2: 4.8}.get(columns, WIDE)
-    figure = Figure((width, 0.75 + 1.25 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in panels[count:]:
-        axes.set_visible(False)
-        panels[list(panels).index(axes) - columns].tick_params(labelbottom=True)
-    return figure, list(panels[:count])
-
-
-def _label_edges(panels: Sequence[Axes], x: str, y: str) -> None:
-    """Axis names at the left edge of a grid, and under the lowest panel of each column."""
-    for axes in panels:
-        place = axes.get_subplotspec()
-        if place is not None and place.is_first_col():
-            axes.set_ylabel(y)
-    for axes in panels[-4:]:
-        axes.set_xlabel(x)
-
-
 def _name_references(
     axes: Axes, random: Sequence[Line], full: Sequence[Line], keeps: Sequence[float]
 ) -> None:
@@ -227,107 +190,6 @@ def _name_references(
     if random:
         axes.annotate("random", (random[-1].keep, 100 * random[-1].accuracy), (0, -4), fontsize=6,
                       textcoords="offset points", va="top", ha="right", color=GREY)  # fmt: skip
-
-
-# --- K and learning curves -----------------------------------------------------------------------
-
-
-def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
-    """Accuracy against K of every rule that has several, by keep; `random` does not read K."""
-    lines: dict[tuple[float, str], dict[int, Line]] = {}
-    for k, table in by_k.items():
-        for line in table.arms():
-            lines.setdefault((line.keep, line.label), {})[k] = line
-    shown = {key: found for key, found in sorted(lines.items())
-             if len(found) > 1 and key[1] not in ("full", "random")}  # fmt: skip
-    keeps = sorted({keep for keep, _ in shown})
-    if not keeps:
-        return None
-    figure = Figure((WIDTH + 2.4 * (len(keeps) - 1), 2.9), layout="constrained")
-    panels = figure.subplots(1, len(keeps), sharey=True, squeeze=False)[0]
-    for axes, keep in zip(panels, keeps, strict=True):
-        ends = []
-        random = lines.get((keep, "random"), {}).values()
-        if random:
-            line = max(random, key=lambda line: len(line.runs))
-            ends.append((100 * line.accuracy, "random", GREY))
-            axes.axhspan(*per_cent(line.seeds_ci95), color=PALE, alpha=0.6, lw=0)
-            axes.axhline(100 * line.accuracy, color=GREY, lw=0.8)
-        labels = [label for at, label in shown if at == keep]
-        for number, label in enumerate(labels):
-            found = shown[keep, label]
-            colour = LINES[number % len(LINES)]
-            shift = 1.02 ** (number - (len(labels) - 1) / 2)  # intervals side by side
-            x = [k * shift for k in found]
-            values = list(found.values())
-            low, high = zip(*(per_cent(line.seeds_ci95) for line in values), strict=True)
-            axes.vlines(x, low, high, color=colour, lw=0.8, alpha=0.6)
-            axes.plot(x, [100 * line.accuracy for line in values], color=colour, marker="o")
-            ends.append((100 * values[-1].accuracy, label, colour))
-        log_ks(axes, by_k)
-        axes.set_title(f"keep {keep_percent(keep)}", loc="left")
-        _name_ends(axes, ends)
-        axes.set_xlabel("K of the top-K sets")
-    panels[0].set_ylabel("accuracy (%)")
-    where = without_k(next(iter(by_k.values()))).where
-    note = "Bars and band: 95 % intervals over training seeds."
-    frame(figure, "Sensitivity to K", f"{where}. {note}")
-    return figure
-
-
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right edge at the height of the last values, pushed apart."""
-    low, high = axes.get_ylim()
-    gap, at = 0.055 * (high - low), np.inf
-    for y, label, colour in sorted(ends, reverse=True):
-        at = min(y, at - gap)
-        axes.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0),
-                      textcoords="offset points", fontsize=6, color=colour,
-                      va="center")  # fmt: skip
-
-
-# --- a family of pairs ---------------------------------------------------------------------------
-
-
-def by_dial(dial: Dial) -> Figure:
-    """Accuracy of every rule at each value of a number that sets the pairs apart; a panel a rule.
-
-    Filled marks: worse than `full` of the same pair by its verdict.
-    """
-    lines = dial.lines()
-    references = {label: found for (_, label), found in lines.items()
-                  if label in ("untrained", "teacher", "full")}  # fmt: skip
-    random = {keep: found for (keep, label), found in lines.items() if label == "random"}
-    rules = [key for key in sorted(lines) if key[1] not in (*references, "random")]
-    several = len({keep for keep, _ in rules}) > 1
-    figure, panels = _grid(len(rules))
-    for axes, (keep, label) in zip(panels, rules, strict=True):
-        for name, style in (("full", DASHED), ("untrained", ":")):
-            if name in references:
-                found = references[name]
-                axes.plot(list(found), [100 * line.accuracy for line in found.values()],
-                          color=BLACK, lw=0.8, ls=style)  # fmt: skip
-        if keep in random:
-            _band(axes, list(random[keep]), list(random[keep].values()), GREY, lw=0.8, ms=2)
-        found = lines[keep, label]
-        _band(axes, list(found), list(found.values()), BLUE)
-        worse = {value: line for value, line in found.items()
-                 if line.vs_full is not None and line.vs_full.verdict == "worse"}  # fmt: skip
-        axes.plot(list(worse), [100 * line.accuracy for line in worse.values()], ls="none",
-                  marker="v", ms=5, color=VERMILION, zorder=3)  # fmt: skip
-        name = f"{label}, keep {keep_percent(keep)}" if several else label
-        axes.set_title(name, loc="left", color=BLUE)
-        x_ticks(axes, dial.by_value)
-    _label_edges(panels, dial.fact.replace("_", " "), "accuracy (%)")
-    first = next(iter(dial.by_value.values()))
-    keeps = " and ".join(keep_percent(keep) for keep in sorted({keep for keep, _ in rules}))
-    note = (
-        f"{keeps} of the tokens kept. Dashed: full; dotted: untrained; grey: random. Bands: 95 % "
-        "intervals over training seeds. Red triangle: worse than full (Holm-adjusted verdict)."
-    )
-    where = f"one student, {len(dial.by_value)} teachers, {first.setting}"
-    frame(figure, "At which mismatch does each rule break?", f"{where}. {note}")
-    return figure
 
 
 def learning_curves(table: Table) -> Figure | None:

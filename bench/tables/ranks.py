@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
 
-from bench.core.records import canonical_json
-from bench.tables.leaderboard import Line, Table
-from bench.tables.rows import DEFAULTS
+from bench.tables.sheet import Sheet
+from bench.tables.table import Line, Table
 
 BOOTSTRAP_SEED, BOOTSTRAP_DRAWS = 0, 10_000
 
@@ -67,46 +66,18 @@ def _ranked(keys: Sequence[tuple], arms: Sequence[Mapping[tuple, Line]]) -> tupl
     return tuple(sorted(lines, key=lambda line: (line[1], line[0])))
 
 
-def without_k(table: Table) -> Table:
-    """The table with K left out of its regime, for what holds several of them."""
-    return replace(table, changes={n: v for n, v in table.changes.items() if n != "k"})
-
-
-def k_groups(tables: Iterable[Table]) -> list[dict[int, Table]]:
-    """Tables that differ in k alone, k -> table, where there are several."""
-    groups: dict[str, dict[int, Table]] = defaultdict(dict)
-    for table in tables:
-        if not table.has_no_keep and table.tuning is None:
-            key = canonical_json([table.pair, table.task, without_k(table).changes])
-            groups[key][table.changes.get("k", DEFAULTS["k"])] = table
-    return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
-
-
-@dataclass(frozen=True)
-class Dial:
-    """Tables of pairs that differ in one stated number (`style_share`), in its order."""
-
-    fact: str
-    by_value: Mapping[float, Table]
-
-    def lines(self) -> dict[tuple[float, str], dict[float, Line]]:
-        """(keep, label) -> value of the dial -> line, of every rule and of the baselines."""
-        found: dict[tuple[float, str], dict[float, Line]] = defaultdict(dict)
-        for value, table in self.by_value.items():
-            for line in table.lines:
-                found[line.keep, line.label][value] = line
-        return dict(found)
-
-
-def dials(tables: Iterable[Table]) -> list[Dial]:
-    """Families of at least three pairs that state another number each, by task and regime."""
-    groups: dict[tuple[str, str, str], dict[float, Table]] = defaultdict(dict)
-    for table in tables:
-        if not table.has_no_keep and table.tuning is None and table.arms():
-            for fact, value in table.facts.items():
-                groups[fact, table.task, table.regime][value] = table
-    return [
-        Dial(fact, dict(sorted(by_value.items())))
-        for (fact, *_), by_value in groups.items()
-        if len(by_value) > 2
+def ranks_sheet(ranks: Ranks) -> Sheet:
+    rows = [
+        (label, f"{mean:.1f}", f"{low:.1f} to {high:.1f}", *(f"{rank:g}" for rank in by_pair))
+        for label, mean, (low, high), by_pair in ranks.lines
     ]
+    return Sheet(
+        f"Average rank over pairs: {ranks.task}, regime {ranks.regime}, keep {ranks.keep:g}",
+        ("selector", "average rank", "95 % over seeds", *ranks.pairs),
+        tuple(rows),
+        (
+            f"Rank 1 is the best of {len(rows)} rules by mean accuracy; ties share a rank. The "
+            f"interval resamples the training seeds ({BOOTSTRAP_DRAWS:,} draws, generator seed "
+            f"{BOOTSTRAP_SEED}); it holds no variance of items or of pairs.",
+        ),
+    )

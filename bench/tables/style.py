@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from bench.tables.table import Line
+
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
@@ -117,3 +119,49 @@ def hide_left_axis(axes: Axes) -> None:
     """For panels whose rows have names, not values."""
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+
+
+LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+
+
+def _band(axes: Axes, x: Sequence[float], lines: Sequence[Line], colour: str, **kw: Any) -> None:
+    """Mean accuracies with their 95 % intervals over training seeds."""
+    low, high = zip(*(line.seeds_ci95 for line in lines), strict=True)
+    if len(x) > 1:
+        axes.fill_between(x, per_cent(low), per_cent(high), color=colour, alpha=0.2, lw=0)
+    else:
+        axes.vlines(x, per_cent(low), per_cent(high), color=colour, alpha=0.5, lw=1)
+    axes.plot(x, per_cent([line.accuracy for line in lines]), color=colour, marker="o", **kw)
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(4, count)
+    rows = -(-count // columns)
+    width = {1: WIDTH, 2: 4.8}.get(columns, WIDE)
+    figure = Figure((width, 0.75 + 1.25 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+        panels[list(panels).index(axes) - columns].tick_params(labelbottom=True)
+    return figure, list(panels[:count])
+
+
+def _label_edges(panels: Sequence[Axes], x: str, y: str) -> None:
+    """Axis names at the left edge of a grid, and under the lowest panel of each column."""
+    for axes in panels:
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
+            axes.set_ylabel(y)
+    for axes in panels[-4:]:
+        axes.set_xlabel(x)
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names at the right edge at the height of the last values, pushed apart."""
+    low, high = axes.get_ylim()
+    gap, at = 0.055 * (high - low), np.inf
+    for y, label, colour in sorted(ends, reverse=True):
+        at = min(y, at - gap)
+        axes.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                      textcoords="offset points", fontsize=6, color=colour,
+                      va="center")  # fmt: skip

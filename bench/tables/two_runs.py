@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 
-from bench.core.config import ConfigError, unknown_name
+from bench.core.errors import ConfigError, unknown_name
 from bench.core.stats import mcnemar_exact, paired_difference
 from bench.tables.rows import Row
 

@@ -1,25 +1,20 @@
-"""Is this answer the gold one? One comparison, and the worker process that makes them.
+"""The answer in a response, and whether it is the gold one. Pure.
 
-math-verify's comparisons can hang or eat memory: `grader` runs this file as a process that it
-can kill. Imports no sibling.
+math-verify's comparisons can hang or eat memory: `grader` makes them in processes that it can kill.
 """
 
-import json
-import os
 import re
-import signal
-import sys
 from fractions import Fraction
 
 FLOAT_TOLERANCE = 1e-6
 """Relative, between a decimal and another plain number: 0.333333 is 1/3."""
-MEMORY_BYTES = 4 << 30
-
 _INTEGER = r"\d{1,3}(?:,\d{3})+|\d+"
+
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)(?P<whole>{_INTEGER}|)(?:\.(?P<decimals>\d*))?"
     r"(?:[eE](?P<e>[+-]?\d+)|(?:\\times|\\cdot|\*|x)10(?:\^|\*\*)\{?(?P<power>[+-]?\d+)\}?)?"
 )
+
 _POWER_OF_TEN = re.compile(r"(?P<sign>[+-]?)10\^\{?(?P<power>[+-]?\d+)\}?")
 _LATEX_RATIO = re.compile(r"([+-]?)\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}|([+-]?)\\[dt]?frac(\d)(\d)")
 LARGEST_POWER = 400
@@ -108,34 +103,19 @@ def _math_verify(gold: str, answer: str) -> bool:
     return bool(verify(read[0], read[1], timeout_seconds=0))
 
 
-def serve() -> None:
-    """Answer jobs, one JSON line each, until standard input ends.
-
-    A job is {"gold", "answer", "absolute", "relative", "seconds"}; the reply is true, false, or
-    null for a comparison that raised. Twice `seconds` after a job began, this process ends by
-    itself, so that it outlives no parent for long.
-    """
-    _limit_memory()
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no reply
-    print("null", file=replies, flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, 2 * job.pop("seconds"))
-        try:
-            reply = is_equal(**job)
-        except Exception:  # sympy raises anything
-            reply = None
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(reply), file=replies, flush=True)
+def boxed_answer(text: str) -> str | None:
+    r"""The content of the last complete `\boxed{…}`; None where there is none or it is empty."""
+    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
+        depth = 1
+        for place in range(match.end(), len(text)):
+            # An escaped brace is part of a set's notation and is balanced like any other.
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                return text[match.end() : place].strip() or None
+    return None
 
 
-def _limit_memory() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    import math_verify  # noqa: F401 - imported before the first job's clock runs
-
-
-if __name__ == "__main__":
-    serve()
+def marked_answer(text: str) -> str | None:
+    """The number after the first "#### ", GSM8K's own form, as lm-eval's strict filter reads it."""
+    found = re.search(r"#### (-?[0-9.,]+)", text)
+    return found[1].replace(",", "").removesuffix(".") if found else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

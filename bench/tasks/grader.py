@@ -1,12 +1,15 @@
-"""Responses -> verdicts: the boxed answer, compared in processes that can be killed."""
+"""Answers -> verdicts: compared in processes that can be killed.
+
+math-verify's comparisons can hang or eat memory: `Grader` runs this file as processes that `serve`.
+"""
 
 from __future__ import annotations
 
 import atexit
 import json
 import os
-import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -16,11 +19,11 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Literal
 
-from bench.core.config import BenchError
+from bench.core.errors import BenchError
+from bench.tasks.answers import is_equal
 
 Verdict = Literal["right", "wrong", "no answer", "timeout", "crash"]
 """`timeout`: the comparison took too long; `crash`: it raised or its process died. Both score 0."""
-
 SECONDS = 10.0
 """Time limit of one comparison."""
 START_SECONDS = 120.0
@@ -47,24 +50,6 @@ class Comparison:
     answer: str
     absolute: float | None = None
     relative: float | None = None
-
-
-def boxed_answer(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{…}`; None where there is none or it is empty."""
-    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
-        depth = 1
-        for place in range(match.end(), len(text)):
-            # An escaped brace is part of a set's notation and is balanced like any other.
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if depth == 0:
-                return text[match.end() : place].strip() or None
-    return None
-
-
-def marked_answer(text: str) -> str | None:
-    """The number after the first "#### ", GSM8K's own form, as lm-eval's strict filter reads it."""
-    found = re.search(r"#### (-?[0-9.,]+)", text)
-    return found[1].replace(",", "").removesuffix(".") if found else None
 
 
 class Grader:
@@ -115,11 +100,11 @@ class Grader:
 
 
 class _Worker:
-    """A process running `bench.tasks.answers`, with at most one comparison under way."""
+    """A process running this file, with at most one comparison under way."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.tasks.answers"],
+            [sys.executable, "-m", "bench.tasks.grader"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -159,7 +144,7 @@ class _Worker:
         if self.is_lost and not self._is_ready:
             raise BenchError(
                 "the process that compares answers does not start: "
-                "try `python -m bench.tasks.answers`"
+                "try `python -m bench.tasks.grader`"
             )
 
     def verdict(self) -> Verdict | None:
@@ -189,3 +174,39 @@ def shared_grader() -> Grader:
     grader = Grader()
     atexit.register(grader.close)
     return grader
+
+
+MEMORY_BYTES = 4 << 30
+
+
+def serve() -> None:
+    """Answer jobs, one JSON line each, until standard input ends.
+
+    A job is {"gold", "answer", "absolute", "relative", "seconds"}; the reply is true, false, or
+    null for a comparison that raised. Twice `seconds` after a job began, this process ends by
+    itself, so that it outlives no parent for long.
+    """
+    _limit_memory()
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no reply
+    print("null", file=replies, flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, 2 * job.pop("seconds"))
+        try:
+            reply = is_equal(**job)
+        except Exception:  # sympy raises anything
+            reply = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def _limit_memory() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    import math_verify  # noqa: F401 - imported before the first job's clock runs
+
+
+if __name__ == "__main__":
+    serve()

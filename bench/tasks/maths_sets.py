@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.core.config import INSTRUCTION, ConfigError, unknown_name
-from bench.tasks.grader import boxed_answer, marked_answer
+from bench.core.config import INSTRUCTION
+from bench.core.errors import ConfigError, unknown_name
+from bench.tasks.answers import boxed_answer, marked_answer
 
 FOLDER_VARIABLE = "OPD_BENCH_DATA"
 DEFAULT_FOLDER = "data"
@@ -269,3 +270,37 @@ def normalised(question: str) -> str:
 def problem_id(prefix: str, question: str) -> str:
     """Stable under reordering, renaming of columns and other rows: a hash of the problem."""
     return f"{prefix}-{hashlib.sha256(normalised(question).encode()).hexdigest()[:12]}"
+
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def fetch(name: str, config: str | None = None, split: str = "train") -> Path:
+    """Download a named set, or any hub data set, into the data folder; returns its file.
+
+    The only place that downloads data. Raises ConfigError when HF_HUB_OFFLINE is set, or the hub
+    does not give it.
+    """
+    if name in MATH_SETS:
+        found = MATH_SETS[name]
+        hub, config, split, stem = found.hub, found.config, found.split, name
+    elif HUB_ID.fullmatch(name):
+        hub, stem = name, name.replace("/", "--")
+    else:
+        raise unknown_name("data set", name, MATH_SETS)
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConfigError(f"data set {name!r} is not fetched: HF_HUB_OFFLINE is set")
+    import datasets
+
+    path = data_folder() / f"{stem}.parquet"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = datasets.load_dataset(hub, config, split=split)
+        temporary = path.with_suffix(".tmp")
+        rows.to_parquet(str(temporary))
+        temporary.replace(path)
+    except Exception as error:  # the hub, the network and the disk each raise their own
+        raise ConfigError(
+            f"data set {name!r} could not be fetched from {hub!r}: {type(error).__name__}: {error}"
+        ) from error
+    return path

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from bench.core.config import ConfigError, Experiment, unknown_name
+from bench.core.config import Experiment
+from bench.core.errors import ConfigError, unknown_name
 from bench.tasks.chat import PLAIN_TEXT, Chat
 
 TASK_FOLDER = Path(__file__).parent / "definitions"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 
 Report = Callable[[int, int], None]
 
@@ -141,8 +141,7 @@ def _generate(
 
 def _sampler(model: Any, vocabulary: int, decoding: Decoding, keys: list[str]) -> list[Any]:
     from bench.core.randomness import keyed_uniform
-    from bench.pairs.models import Vocabulary
-    from bench.train.rollout import KeyedSampler
+    from bench.core.sampling import KeyedSampler, Vocabulary
 
     shape = (len(keys), decoding.max_new_tokens)
     uniform_BT = keyed_uniform(decoding.seed, "evaluate", 0, keys, shape, device=model.device)

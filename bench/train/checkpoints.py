@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bench.core.config import BenchError
+from bench.core.errors import BenchError
+from bench.core.files import sync, write_json
 from bench.core.processes import ALONE, Processes
-from bench.core.records import sync, write_json
 from bench.selection.selector import Selector
 
 KEPT = 2

@@ -7,13 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.core.processes import ALONE, Processes
 from bench.pairs.adapters import weight_sharing_copy
 from bench.pairs.models import LoadedPair, load_model, load_tokenizer, shared_vocabulary
-from bench.tasks.prompt_file import Prompt, PromptSet, counterfactual
-from bench.train.loss import PassSettings, sampled_logprob
+from bench.tasks.prompts import Prompt, PromptSet, counterfactual
+from bench.train.hidden_states import PassSettings
 from bench.train.rollout import Rollout
+from bench.train.scoring import sampled_logprob
 
 
 def load_reference(name: str, pair: LoadedPair, *, student_is_frozen: bool = False):

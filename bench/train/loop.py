@@ -2,10 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from bench.core.config import BenchError, ConfigError, Runtime, Stopped
+from bench.core.config import Runtime
+from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.core.keep_schedule import keep_at
 from bench.core.processes import (
     ALONE,
@@ -27,29 +27,20 @@ from bench.core.processes import (
     shard,
 )
 from bench.core.progress import Progress
-from bench.core.records import peak_memory_bytes
+from bench.core.provenance import peak_memory_bytes
 from bench.core.stopping import StopRequest
 from bench.pairs.adapters import add_adapter
 from bench.pairs.models import LoadedPair
 from bench.run.plan import Plan
-from bench.selection.budget import select_tokens
-from bench.selection.formulas import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
-from bench.selection.population import quantiles
+from bench.selection.budget import Selection, select_tokens
 from bench.selection.registry import SelectorError, get_selector
-from bench.shadow.shadow import Shadow
+from bench.selection.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
+from bench.shadow.shadow import Shadow, observe_rollout
 from bench.train import extra_signals as extras
 from bench.train.checkpoints import hold_trained_alone, last_checkpoint, save_checkpoint
-from bench.train.loss import (
-    LossInputs,
-    LossOutputs,
-    PassSettings,
-    Scored,
-    accumulate_loss,
-    observe_rollout,
-    sampled_logprob,
-    score_rollout,
-)
-from bench.train.objectives import token_scale
+from bench.train.hidden_states import PassSettings
+from bench.train.loss import LossInputs, LossOutputs, accumulate_loss, token_scale
+from bench.train.metrics import Timer, Totals, summarise
 from bench.train.placement import (
     Offloaded,
     check_offload,
@@ -58,36 +49,10 @@ from bench.train.placement import (
     shares_weights,
 )
 from bench.train.rollout import Rollout, join_rollouts, sample_rollout
+from bench.train.scoring import Scored, sampled_logprob, score_rollout
 from bench.train.setup import make_optimizer, make_schedule
 from bench.train.trackers import Track, open_trackers
 from bench.train.vllm_rollout import VllmSampler, VllmSettings
-
-
-@dataclass
-class Totals:
-    """Sums over the steps of a run; saved with each checkpoint."""
-
-    sampled: int = 0
-    scored: int = 0
-    trained: int = 0
-    effective: float = 0.0
-    clipped_steps: int = 0
-    wall: float = 0.0
-    """Seconds spent training, over all sessions of a resumed run."""
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"rollout": 0.0, "teacher": 0.0, "score": 0.0, "loss": 0.0}
-    )
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which tokens a step trains on, and how much."""
-
-    selected_BT: Tensor
-    weight_BT: Tensor
-    effective_sample_size: float
-    keep: float = 1.0
-    """The budget of the step."""
 
 
 class Trainer:
@@ -532,37 +497,3 @@ def train(trainer: Trainer, progress: Progress, stop: StopRequest, evaluate_curv
 def _last_good(trainer: Trainer) -> str:
     checkpoint = last_checkpoint(trainer.plan.folder.checkpoints)
     return f"; the last good checkpoint is {checkpoint.path}" if checkpoint else ""
-
-
-def summarise(signals: TokenSignals, selected_BT: Tensor) -> dict[str, dict[str, float]]:
-    """Each computed (B, T) signal: mean over all and over selected tokens, and its 5-95 % range."""
-    summary = {}
-    for name, value_BT in signals.computed().items():
-        if value_BT.ndim != 2:
-            continue
-        low, high = quantiles(value_BT, signals.mask_BT, 0.05, 0.95)
-        summary[name] = {
-            "all": float(value_BT[signals.mask_BT].mean()),
-            "selected": float(value_BT[selected_BT].mean()) if selected_BT.any() else None,
-            "q05": low,
-            "q95": high,
-        }
-    return summary
-
-
-class Timer:
-    """Seconds of one step by phase, added to the run's as they pass."""
-
-    def __init__(self, totals: dict[str, float]):
-        self.totals = totals
-        self.step: dict[str, float] = dict.fromkeys(totals, 0.0)
-
-    def add(self, phase: str, seconds: float) -> None:
-        self.step[phase] = self.step.get(phase, 0.0) + seconds
-        self.totals[phase] = self.totals.get(phase, 0.0) + seconds
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = perf_counter()
-        yield
-        self.add(name, perf_counter() - start)

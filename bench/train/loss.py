@@ -9,128 +9,26 @@ With several processes, a rollout here is this process's own rows, and every pro
 number of forward passes: those that have fewer micro-batches run one token for nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from bench.core.logits import head_weight, product, project, workspace
 from bench.core.processes import ALONE, Processes, inner, run
-from bench.pairs.models import Vocabulary
-from bench.selection.formulas import STUDENT_ONLY, Chunk, chunk_signals, log_softmax
-from bench.train.hidden_states import micro_batches
-from bench.train.logit_gradients import logit_gradient_norm
-from bench.train.objectives import row_blocks, token_loss
+from bench.core.sampling import Vocabulary
+from bench.train.hidden_states import (
+    PassSettings,
+    backbone,
+    batches_of,
+    chunks,
+    hidden_states,
+)
+from bench.train.objectives import token_loss
 from bench.train.rollout import Rollout
-
-
-@dataclass(frozen=True)
-class PassSettings:
-    """How large the pieces are. Changes memory and speed, never a result."""
-
-    micro_batch: int
-    """Responses per backbone pass."""
-    logit_chunk: int
-    """Logits (positions x vocabulary) held at once."""
-    micro_batch_tokens: int | None = None
-    """Tokens per backbone pass, padding among them."""
-
-    def positions(self, vocabulary: int) -> int:
-        return max(1, self.logit_chunk // vocabulary)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What the scoring pass found for the N masked tokens, in row-major order."""
-
-    values: dict[str, Tensor]
-    student_hidden_ND: Tensor | None
-    teacher_hidden_ND: Tensor | None
-    """The last hidden states, of the models that a signal needed."""
-    seconds: dict[str, float]
-
-
-def score_rollout(
-    student: nn.Module,
-    teacher: nn.Module,
-    rollout: Rollout,
-    vocabulary: Vocabulary,
-    names: Sequence[str],
-    k: int,
-    settings: PassSettings,
-    student_hidden_ND: Tensor | None = None,
-    processes: Processes = ALONE,
-) -> Scored:
-    """The named signals of every sampled token. Runs only the models that the names call for, and
-    the student's backbone only where its hidden states are not given.
-    """
-    needs_teacher = any(name not in STUDENT_ONLY for name in names)
-    seconds = {"score": 0.0, "teacher": 0.0}
-    if not names:
-        return Scored({}, None, None, seconds)
-    with torch.no_grad():
-        start = perf_counter()
-        teacher_ND = (
-            hidden_states(teacher, rollout, rollout.mask_BT, settings, processes)
-            if needs_teacher
-            else None
-        )
-        middle = perf_counter()
-        student_ND = student_hidden_ND
-        if student_ND is None:
-            student_ND = hidden_states(student, rollout, rollout.mask_BT, settings, processes)
-        token_N = rollout.token_BT[rollout.mask_BT]
-        # Kept in place from the first piece on: small tensors that outlive large ones fragment
-        # the heap, which then grows with every piece.
-        values: dict[str, Tensor] = {}
-        chunk = settings.positions(vocabulary.size)
-        student_head_VD = head_weight(student)
-        student_space = workspace(student_ND, student_head_VD, chunk)
-        teacher_head_VD = teacher_space = None
-        if teacher_ND is not None:
-            teacher_head_VD = head_weight(teacher)
-            teacher_space = workspace(teacher_ND, teacher_head_VD, chunk)
-        for piece in _chunks(token_N.numel(), chunk):
-            student_NV = project(student_ND[piece], student_head_VD, vocabulary, student_space)
-            teacher_NV = None
-            if teacher_ND is not None and teacher_head_VD is not None:
-                teacher_NV = project(teacher_ND[piece], teacher_head_VD, vocabulary, teacher_space)
-            for rows in row_blocks(student_NV):
-                found = chunk_signals(
-                    student_NV[rows], None if teacher_NV is None else teacher_NV[rows],
-                    token_N[piece][rows], names, k,
-                )  # fmt: skip
-                for name, value_N in found.items():
-                    if name not in values:
-                        values[name] = value_N.new_empty((token_N.numel(), *value_N.shape[1:]))
-                    values[name][piece][rows] = value_N
-    seconds = {"teacher": middle - start, "score": perf_counter() - middle}
-    return Scored(values, student_ND, teacher_ND, seconds)
-
-
-def sampled_logprob(
-    model: nn.Module,
-    rollout: Rollout,
-    vocabulary: Vocabulary,
-    settings: PassSettings,
-    processes: Processes = ALONE,
-    temperature: float = 1.0,
-) -> Tensor:
-    """log-probability of each sampled token under one model, float32 (N,), row-major."""
-    with torch.no_grad():
-        hidden_ND = hidden_states(model, rollout, rollout.mask_BT, settings, processes)
-        token_N1 = rollout.token_BT[rollout.mask_BT][:, None]
-        head_VD = head_weight(model)
-        pieces = [
-            log_softmax(project(hidden_ND[piece], head_VD, vocabulary).float() / temperature)
-            .gather(-1, token_N1[piece])[:, 0]
-            for piece in _chunks(token_N1.shape[0], settings.positions(vocabulary.size))
-        ]  # fmt: skip
-    return torch.cat(pieces)
 
 
 @dataclass(frozen=True)
@@ -195,7 +93,7 @@ def accumulate_loss(
     teacher_head_VD = head_weight(teacher)
 
     def loss_of(model: PreTrainedModel, rows_M: Tensor, batch_N: Tensor) -> tuple[Tensor, Tensor]:
-        hidden_ND = _backbone(model, rollout, rows_M, active_BT)
+        hidden_ND = backbone(model, rollout, rows_M, active_BT)
         loss = ChunkedLoss.apply(
             hidden_ND,
             head_weight(model)[: vocabulary.size],
@@ -213,7 +111,7 @@ def accumulate_loss(
         )
         return loss, hidden_ND.detach()
 
-    batches = _micro_batches(active_BT, rollout.prompt_length_B, settings, processes)
+    batches = batches_of(active_BT, rollout.prompt_length_B, settings, processes)
     for number, (rows_M, batch_N) in enumerate(batches):
         # DDP decides in the forward pass whether the backward pass exchanges gradients.
         with processes.accumulating(student, number + 1 == len(batches)):
@@ -227,164 +125,6 @@ def accumulate_loss(
             backward(loss if processes.size == 1 else loss * processes.size)
     known = (student_ND, teacher_ND) if keeps_hidden else (None, None)
     return LossOutputs(total, scored, *known)
-
-
-OBSERVED_CHUNK = 524_288
-"""Logits (positions x vocabulary) at once in `observe_rollout`: small pieces stay in the cache."""
-OBSERVED_POSITIONS = 256
-"""Yet at least this many positions: the heads of large vocabularies want long matrices."""
-
-
-def observe_rollout(
-    student: nn.Module,
-    teacher: nn.Module,
-    rollout: Rollout,
-    vocabulary: Vocabulary,
-    names: Sequence[str],
-    k: int,
-    settings: PassSettings,
-    *,
-    objective: str,
-    objective_params: Mapping[str, float],
-    student_hidden_ND: Tensor | None = None,
-    teacher_hidden_ND: Tensor | None = None,
-    processes: Processes = ALONE,
-) -> dict[str, Tensor]:
-    """The named signals of every token under the mask, and `logit_gradient_norm`, for logging.
-
-    Runs a backbone only where its hidden states are not given. Without gradient.
-    """
-    token_N = rollout.token_BT[rollout.mask_BT]
-    positions = max(OBSERVED_POSITIONS, OBSERVED_CHUNK // vocabulary.size)
-    pieces: list[dict[str, Tensor]] = []
-    with torch.no_grad():
-        if student_hidden_ND is None:
-            student_hidden_ND = hidden_states(
-                student, rollout, rollout.mask_BT, settings, processes
-            )
-        if teacher_hidden_ND is None:
-            teacher_hidden_ND = hidden_states(
-                teacher, rollout, rollout.mask_BT, settings, processes
-            )
-        student_head_VD, teacher_head_VD = head_weight(student), head_weight(teacher)
-        for piece in _chunks(token_N.numel(), min(positions, settings.positions(vocabulary.size))):
-            chunk = Chunk(
-                project(student_hidden_ND[piece], student_head_VD, vocabulary),
-                project(teacher_hidden_ND[piece], teacher_head_VD, vocabulary),
-                token_N[piece],
-                k,
-            )
-            found = chunk.signals(names)
-            found["logit_gradient_norm"] = logit_gradient_norm(chunk, objective, objective_params)
-            pieces.append(found)
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def head_logits(model: nn.Module, hidden_ND: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """logits over the shared vocabulary, (N, V); only its rows of the head are multiplied."""
-    return project(hidden_ND, head_weight(model), vocabulary)
-
-
-def project(
-    hidden_ND: Tensor, weight_VD: Tensor, vocabulary: Vocabulary, space: Tensor | None = None
-) -> Tensor:
-    """`head_logits` of a head that may have outlived its model.
-
-    They are written into `space`, if there is one, and last until it is written again.
-    """
-    return vocabulary.cut(product(hidden_ND, weight_VD[: vocabulary.size], space))
-
-
-def product(hidden_ND: Tensor, weight_VD: Tensor, space: Tensor | None) -> Tensor:
-    """hidden · weightᵀ, (N, V); in `space` if there is one, which has no derivative."""
-    if space is None:
-        return torch.nn.functional.linear(hidden_ND, weight_VD)
-    rows, width = hidden_ND.shape[0], weight_VD.shape[0]
-    return torch.mm(hidden_ND, weight_VD.T, out=space[: rows * width].view(rows, width))
-
-
-def workspace(hidden_ND: Tensor, weight_VD: Tensor, chunk: int) -> Tensor | None:
-    """Room for the logits of a chunk of positions, to be written again and again.
-
-    A large new tensor costs a CPU a page fault every 4 KiB, more than most of what is done with it.
-    None under autocast, which gives the product a type of its own.
-    """
-    if torch.is_autocast_enabled(hidden_ND.device.type):
-        return None
-    return hidden_ND.new_empty(min(chunk, hidden_ND.shape[0]) * weight_VD.shape[0])
-
-
-def head_weight(model: nn.Module) -> Tensor:
-    """weight_VD of the output layer (the embedding itself where they are tied), whole."""
-    weight_VD = inner(model).get_output_embeddings().weight
-    return weight_VD.full_tensor() if isinstance(weight_VD, DTensor) else weight_VD
-
-
-def hidden_states(
-    model: nn.Module,
-    rollout: Rollout,
-    wanted_BT: Tensor,
-    settings: PassSettings,
-    processes: Processes = ALONE,
-) -> Tensor:
-    """hidden_ND that predicts the wanted tokens, in row-major order, without gradient."""
-    width = inner(model).config.hidden_size
-    count = int(wanted_BT.sum())
-    hidden_ND = torch.empty(0, width, device=wanted_BT.device)
-    batches = _micro_batches(wanted_BT, rollout.prompt_length_B, settings, processes)
-    for rows_M, batch_N in batches:
-        found = run(model, partial(_backbone, rollout=rollout, rows_M=rows_M, wanted_BT=wanted_BT))
-        if not hidden_ND.numel():
-            hidden_ND = found.new_empty(count, width)
-        hidden_ND[batch_N] = found
-    return hidden_ND
-
-
-def _micro_batches(
-    wanted_BT: Tensor, prompt_length_B: Tensor, settings: PassSettings, processes: Processes
-) -> list[tuple[Tensor, Tensor]]:
-    """(rows, places of their wanted tokens among all wanted ones); rows of like length together.
-
-    As many as the process with the most has; a surplus one is empty.
-    """
-    count_B = wanted_BT.sum(1)
-    end_B = (wanted_BT * torch.arange(1, wanted_BT.shape[1] + 1, device=wanted_BT.device)).amax(1)
-    length_B = prompt_length_B + end_B - 1
-    order_B = torch.argsort(length_B, descending=True, stable=True)
-    order_B = order_B[count_B[order_B] > 0]
-    first_B = count_B.cumsum(0) - count_B
-    batches = []
-    lengths = length_B[order_B].tolist()
-    for piece in micro_batches(lengths, settings.micro_batch, settings.micro_batch_tokens):
-        rows_M = order_B[piece]
-        places = [torch.arange(int(first_B[r]), int(first_B[r] + count_B[r])) for r in rows_M]
-        batches.append((rows_M, torch.cat(places).to(wanted_BT.device)))
-    surplus = processes.most(len(batches)) - len(batches)
-    return batches + [(order_B[:0], order_B[:0])] * surplus
-
-
-def _backbone(
-    model: PreTrainedModel, rollout: Rollout, rows_M: Tensor, wanted_BT: Tensor
-) -> Tensor:
-    """hidden_ND at the indices that predict the rows' wanted tokens, row after row.
-
-    Without rows, the model still runs, on one token, and the result depends on all its parameters.
-    """
-    if not rows_M.numel():
-        output = model.base_model(input_ids=rollout.sequence_BL[:1, :1], use_cache=False)
-        return output.last_hidden_state[0, :0]
-    row_N, position_N = wanted_BT[rows_M].nonzero(as_tuple=True)
-    index_N = rollout.prompt_length_B[rows_M][row_N] + position_N - 1
-    length = int(index_N.max()) + 1
-    output = model.base_model(
-        input_ids=rollout.sequence_BL[rows_M, :length], attention_mask=None, use_cache=False
-    )
-    return output.last_hidden_state[row_N, index_N]
-
-
-def _chunks(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, max(1, count), size):
-        yield slice(start, start + size)
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -402,7 +142,7 @@ class ChunkedLoss(torch.autograd.Function):
         grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         weight = weight_VD.detach()
         space = workspace(hidden_ND, weight, chunk)
-        for piece in _chunks(hidden_ND.shape[0], chunk):
+        for piece in chunks(hidden_ND.shape[0], chunk):
             hidden = hidden_ND[piece].detach()
             with torch.enable_grad():
                 logit_NV = product(hidden, weight, space).requires_grad_()
@@ -422,3 +162,37 @@ class ChunkedLoss(torch.autograd.Function):
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         scaled = grad_weight_VD.mul_(grad_total) if grad_weight_VD is not None else None
         return grad_hidden_ND * grad_total, scaled, None, None
+
+
+def token_scale(
+    weight_BT: Tensor, mask_BT: Tensor, normalize: str, reduce_sum=lambda value: value
+) -> Tensor:
+    """scale_BT, float32, such that the loss of the global batch is Σ scale · loss.
+
+    weight_BT   float >= 0, 0 off the selection; a mask is the 0/1 case. Weights count as fractions
+                of a token in every denominator.
+    normalize   "selected": Σ w·loss / Σ w.  "all": Σ w·loss / sampled tokens.
+                "per_response": the weighted mean of each response, then the mean over the
+                responses that have any weight.
+    reduce_sum  sums a tensor over processes, so that denominators are global.
+
+    A batch with no weight has scale 0 everywhere (loss 0), never NaN.
+    """
+    weight_BT = torch.where(mask_BT, weight_BT.double(), 0)
+    match normalize:
+        case "selected":
+            scale_BT = weight_BT / _positive(reduce_sum(weight_BT.sum()))
+        case "all":
+            scale_BT = weight_BT / _positive(reduce_sum(mask_BT.sum().double()))
+        case "per_response":
+            sum_B1 = weight_BT.sum(1, keepdim=True)
+            responses = reduce_sum((sum_B1 > 0).sum().double())
+            scale_BT = weight_BT / _positive(sum_B1) / _positive(responses)
+        case _:
+            raise ValueError(f"normalize: {normalize!r} is not one of selected, all, per_response")
+    return scale_BT.float()
+
+
+def _positive(x: Tensor) -> Tensor:
+    """x, or 1 where there is nothing to divide by (and the numerator is 0 too)."""
+    return torch.where(x > 0, x, 1.0)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 
 
 @contextmanager

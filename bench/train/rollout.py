@@ -8,16 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 from transformers import (
-    DynamicCache,
-    LogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from bench.core.processes import ALONE, Processes
 from bench.core.randomness import keyed_uniform
-from bench.pairs.models import Vocabulary
-from bench.tasks.prompt_file import Prompt
+from bench.core.sampling import Vocabulary
+from bench.tasks.prompts import Prompt
+from bench.train.decode import Response, decode
 
 FinishReason = Literal["stop", "length"]
 
@@ -83,75 +82,6 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     )
 
 
-def sample_tokens(
-    logit_BV: Tensor,
-    uniform_B: Tensor,
-    vocabulary: Vocabulary,
-    temperature: float,
-    top_p: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """(token_B, logprob_B): the distribution function inverted at one uniform number per row.
-
-    Ids outside the shared vocabulary are never sampled. `top_p` below 1 is for evaluation alone: a
-    rollout samples from the whole distribution.
-    """
-    logprob_BV = torch.log_softmax(vocabulary.cut(logit_BV).float() / temperature, -1)
-    # Float64: over 150,000 entries a float32 sum would be off by more than rare tokens weigh.
-    probability_BV = logprob_BV.double().exp()
-    if top_p < 1:
-        probability_BV = nucleus(probability_BV, top_p)
-    cumulative_BV = probability_BV.cumsum(-1)
-    target_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
-    token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
-    token_B1 = token_B1.clamp(max=vocabulary.size - 1)
-    return token_B1[:, 0], logprob_BV.gather(-1, token_B1)[:, 0]
-
-
-class KeyedSampler(LogitsProcessor):
-    """`sample_tokens` inside `generate`, for evaluation: leaves only the sampled token possible, so
-    that `generate` picks it greedily, and records its log-probability.
-    """
-
-    def __init__(
-        self, uniform_BT: Tensor, vocabulary: Vocabulary, temperature: float, top_p: float = 1.0
-    ):
-        self.uniform_BT = uniform_BT
-        self.vocabulary = vocabulary
-        self.temperature = temperature
-        self.top_p = top_p
-        self.logprob_TB: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        token_B, logprob_B = sample_tokens(
-            scores, self.uniform_BT[:, len(self.logprob_TB)], self.vocabulary, self.temperature,
-            self.top_p,
-        )  # fmt: skip
-        self.logprob_TB.append(logprob_B)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, token_B[:, None], 0.0)
-
-
-def nucleus(probability_BV: Tensor, top_p: float) -> Tensor:
-    """Zero outside the fewest likeliest tokens whose mass reaches `top_p`; not renormalised.
-
-    Equal probabilities at the cut: the smaller id stays. Source: arXiv 1904.09751.
-    """
-    sorted_BV, order_BV = torch.sort(probability_BV, dim=-1, descending=True, stable=True)
-    mass_before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    outside_BV = torch.zeros_like(order_BV, dtype=torch.bool)
-    outside_BV.scatter_(-1, order_BV, mass_before_BV >= top_p)
-    return probability_BV.masked_fill(outside_BV, 0.0)
-
-
-@dataclass(frozen=True)
-class Response:
-    """What was sampled after one prompt; nothing counts after the first stop token."""
-
-    token_T: Tensor
-    logprob_T: Tensor
-    hidden_TD: Tensor | None = None
-    """The last hidden state that predicted each token, where it was asked for."""
-
-
 @dataclass(frozen=True)
 class Requests:
     """Prompts and samples, prompt-major: the rows of a Rollout before they are sampled."""
@@ -212,7 +142,7 @@ def sample_rollout(
                 seed, "rollout", step, part.keys, (len(part.keys), max_new_tokens),
                 device=model.device,
             )  # fmt: skip
-            found = _decode(
+            found = decode(
                 model, part.prompt_tokens, uniform_BT, vocabulary, temperature, stop_ids,
                 keeps_hidden, together,
             )  # fmt: skip
@@ -230,129 +160,6 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-DROP_EVERY = 64
-"""Positions from one removal of the finished rows to the next. Fewer rows may round the logits of
-the others differently in the last bits, so responses of up to 64 tokens are never touched."""
-
-
-def _decode(
-    model: PreTrainedModel,
-    prompt_tokens: list[list[int]],
-    uniform_BT: Tensor,
-    vocabulary: Vocabulary,
-    temperature: float,
-    stop_ids: tuple[int, ...],
-    keeps_hidden: bool,
-    together: Processes,
-) -> list[Response]:
-    """One response to each prompt, left to the caller to cut at the first stop.
-
-    Feeds the model what `generate` would, to the last bit; but finished rows leave the batch, and
-    nothing of a generation_config can leak in.
-    """
-    pad = stop_ids[0]  # masked wherever it stands
-    rows = _Rows.start(prompt_tokens, pad, model)
-    stops = torch.tensor(stop_ids, device=model.device)
-    token_BT = torch.full(uniform_BT.shape, pad, device=model.device)
-    logprob_BT = torch.zeros(uniform_BT.shape, device=model.device)
-    hidden = _HiddenStates(len(prompt_tokens))
-    for t in range(uniform_BT.shape[1]):
-        hidden_R1D = rows.forward(model)
-        logit_RV = model.get_output_embeddings()(hidden_R1D)[:, 0]  # type: ignore[misc]
-        token_R, logprob_R = sample_tokens(
-            logit_RV, uniform_BT[rows.row_R, t], vocabulary, temperature
-        )
-        token_R = token_R.masked_fill(rows.is_done_R, pad)
-        token_BT[rows.row_R, t], logprob_BT[rows.row_R, t] = token_R, logprob_R
-        if keeps_hidden:
-            hidden.add(rows.row_R, hidden_R1D)
-        rows.append(token_R, torch.isin(token_R, stops))
-        if not together.any(not bool(rows.is_done_R.all())):
-            break
-        if (t + 1) % DROP_EVERY == 0:
-            rows.drop_finished()
-    if not keeps_hidden:
-        return [Response(*row) for row in zip(token_BT, logprob_BT, strict=True)]
-    return [Response(*row) for row in zip(token_BT, logprob_BT, hidden.of_rows(), strict=True)]
-
-
-@dataclass
-class _Rows:
-    """The R rows that are still in the batch, and what the model is fed for them next."""
-
-    row_R: Tensor
-    is_done_R: Tensor
-    input_RL: Tensor
-    position_RL: Tensor
-    real_RL: Tensor
-    """1 for each token of the sequence so far, 0 for padding on its left."""
-    is_padded: bool
-    cache: DynamicCache
-
-    @classmethod
-    def start(cls, prompt_tokens: list[list[int]], pad: int, model: PreTrainedModel) -> "_Rows":
-        count, longest = len(prompt_tokens), max(len(ids) for ids in prompt_tokens)
-        rows = [[pad] * (longest - len(ids)) + ids for ids in prompt_tokens]
-        real = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_tokens]
-        real_RL = torch.tensor(real, device=model.device)
-        return cls(
-            row_R=torch.arange(count, device=model.device),
-            is_done_R=torch.zeros(count, dtype=torch.bool, device=model.device),
-            input_RL=torch.tensor(rows, device=model.device),
-            position_RL=(real_RL.cumsum(-1) - 1).clamp(min=0),
-            real_RL=real_RL,
-            is_padded=any(len(ids) < longest for ids in prompt_tokens),
-            cache=DynamicCache(config=model.config),
-        )
-
-    def forward(self, model: PreTrainedModel) -> Tensor:
-        """The last hidden state of each row, (R, 1, D)."""
-        output = model.base_model(
-            input_ids=self.input_RL,
-            attention_mask=self.real_RL if self.is_padded else None,
-            position_ids=self.position_RL,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return output.last_hidden_state[:, -1:]
-
-    def append(self, token_R: Tensor, is_stop_R: Tensor) -> None:
-        self.is_done_R = self.is_done_R | is_stop_R
-        self.input_RL, self.position_RL = token_R[:, None], self.position_RL[:, -1:] + 1
-        self.real_RL = torch.cat([self.real_RL, torch.ones_like(self.input_RL)], 1)
-
-    def drop_finished(self) -> None:
-        if not self.is_done_R.any() or self.is_done_R.all():
-            return
-        kept = (~self.is_done_R).nonzero()[:, 0]
-        self.cache.batch_select_indices(kept)
-        self.row_R, self.is_done_R = self.row_R[kept], self.is_done_R[kept]
-        self.input_RL, self.position_RL = self.input_RL[kept], self.position_RL[kept]
-        self.real_RL = self.real_RL[kept]
-
-
-class _HiddenStates:
-    """Hidden states of sampled tokens, step by step; no memory for rows that have left."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self.blocks: list[tuple[Tensor, list[Tensor]]] = []
-
-    def add(self, row_R: Tensor, hidden_R1D: Tensor) -> None:
-        if not self.blocks or len(self.blocks[-1][0]) != len(row_R):
-            self.blocks.append((row_R, []))
-        # A copy: the slice would keep the hidden states of the whole prompts.
-        self.blocks[-1][1].append(hidden_R1D.clone())
-
-    def of_rows(self) -> list[Tensor]:
-        """hidden_TD of each row, as far as it was in the batch."""
-        parts: list[list[Tensor]] = [[] for _ in range(self.count)]
-        for row_R, steps in self.blocks:
-            for row, hidden_TD in zip(row_R.tolist(), torch.cat(steps, 1), strict=True):
-                parts[row].append(hidden_TD)
-        return [torch.cat(part) for part in parts]
 
 
 def assemble(

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.core.config import ConfigError
-from bench.core.records import canonical_json
+from bench.core.errors import ConfigError
+from bench.core.files import canonical_json
 
 PROJECT = "opd-bench"
 FOLDER = "trackers"

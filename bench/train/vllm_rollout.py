@@ -23,13 +23,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.core.config import BenchError, ConfigError, Dtype
+from bench.core.config import Dtype
+from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import ALONE, Processes, inner
 from bench.core.randomness import hash64
-from bench.pairs.models import EXCLUDED_LOGIT, Vocabulary
-from bench.tasks.prompt_file import Prompt
-from bench.train.loss import PassSettings, sampled_logprob
-from bench.train.rollout import Requests, Response, Rollout, assemble, encode_prompts
+from bench.core.sampling import EXCLUDED_LOGIT, Vocabulary
+from bench.tasks.prompts import Prompt
+from bench.train.decode import Response
+from bench.train.hidden_states import PassSettings
+from bench.train.rollout import Requests, Rollout, assemble, encode_prompts
+from bench.train.scoring import sampled_logprob
 
 TEMPERATURES = (0.01, 2.0)
 """vLLM refuses what is above, and silently raises what is below to 0.01."""

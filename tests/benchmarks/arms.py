@@ -27,11 +27,12 @@ from settings import Setting
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.config import Experiment, Runtime
-from bench.pairs.models import LoadedPair, Vocabulary, load_pair
+from bench.core.sampling import Vocabulary
+from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import get_pair
 from bench.run.plan import make_plan
+from bench.train.hidden_states import hidden_states
 from bench.train.loop import Trainer
-from bench.train.loss import hidden_states
 from bench.train.rollout import Rollout
 
 ROLLOUTS = "rollouts.pt"

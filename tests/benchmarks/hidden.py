@@ -14,15 +14,17 @@ from time import perf_counter
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from bench.pairs.models import Vocabulary, load_pair
+from bench.core.sampling import Vocabulary
+from bench.pairs.models import load_pair
 from bench.pairs.pair import get_pair
 from bench.selection.budget import select_tokens
-from bench.selection.formulas import base_signals, with_signals
 from bench.selection.registry import get_selector
+from bench.selection.signals import base_signals, with_signals
 from bench.tasks.arithmetic import make_problem, prompt_text
-from bench.tasks.prompt_file import Prompt
-from bench.train.loss import PassSettings, score_rollout
+from bench.tasks.prompts import Prompt
+from bench.train.hidden_states import PassSettings
 from bench.train.rollout import Rollout, sample_rollout
+from bench.train.scoring import score_rollout
 
 SETTINGS = PassSettings(micro_batch=64, logit_chunk=4_194_304)
 K = 16

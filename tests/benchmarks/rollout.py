@@ -38,9 +38,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.utils import logging
 
 from bench.core.randomness import keyed_uniform
-from bench.pairs.models import Vocabulary, load_pair
+from bench.core.sampling import KeyedSampler, Vocabulary, sample_tokens
+from bench.pairs.models import load_pair
 from bench.pairs.pair import get_pair
-from bench.train.rollout import KeyedSampler, _decode, sample_tokens
+from bench.train.decode import _decode
 
 PAGE = 64
 

@@ -13,7 +13,8 @@ from time import perf_counter
 import torch
 
 from bench import get_selector, selector_names
-from bench.selection.formulas import SIGNAL_NAMES, base_signals, chunk_signals, with_signals
+from bench.selection.formulas import chunk_signals
+from bench.selection.signals import SIGNAL_NAMES, base_signals, with_signals
 
 CHUNK = 4096
 

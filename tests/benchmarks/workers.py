@@ -27,7 +27,6 @@ base = {{ steps = {steps} }}
 keep = [0.05]
 """
 
-
 ARMS = {
     "one worker, one core": (1, {"OMP_NUM_THREADS": "1"}),
     "one worker, both cores": (1, {}),

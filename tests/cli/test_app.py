@@ -201,7 +201,6 @@ def test_pairs_are_listed(capsys):
 
 RELEASED = ["--selector", "teachability_released"]
 
-
 BAD = [
     (["--keep", "1.5"], "keep: '1.5'", "less than or equal to 1"),
     (["--keep", "0"], "keep: '0'", "greater than 0"),

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.config import ConfigError, Experiment, Runtime
-from bench.core.keep_schedule import headline_keep, keep_at, keep_percent, mean_keep, read_keep
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
+from bench.core.keep_schedule import keep_at, mean_keep, read_keep
 from bench.run.plan import make_plan
 from bench.selection.budget import budget
+from bench.tables.sheet import headline_keep, keep_percent
 
 fractions = st.integers(1, 1000).map(lambda n: n / 1000)
 

@@ -6,16 +6,9 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from bench.core.records import (
-    RunFolder,
-    append_row,
-    canonical_json,
-    digest8,
-    peak_memory_bytes,
-    provenance,
-    reset_peak_memory,
-    write_text,
-)
+from bench.core.files import canonical_json, digest8, write_text
+from bench.core.provenance import peak_memory_bytes, provenance, reset_peak_memory
+from bench.core.records import RunFolder, append_row
 
 
 def test_equal_values_have_equal_json_whatever_their_order():

@@ -8,9 +8,11 @@ import pytest
 import torch
 from planted_contexts import analyse, contexts
 
-from bench.diagnose.analysis import RANDOM, comparable, make_record, normalised, spread
+from bench.diagnose.analysis import RANDOM, comparable, normalised, spread
 from bench.diagnose.measured import RESOLUTION, gains, on_grid
-from bench.diagnose.run_diagnostic import documents, plain, to_text
+from bench.diagnose.record import make_record
+from bench.diagnose.record_files import documents, to_text
+from bench.diagnose.run_diagnostic import plain
 from bench.selection.formulas import signals_from_logits
 
 

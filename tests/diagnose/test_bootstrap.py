@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.diagnose.bootstrap import Draws, Ranks, make_draws, resampled
+from bench.diagnose.bootstrap import Draws, make_draws, resampled
+from bench.diagnose.orderings import Ranks
 
 PROMPTS, LENGTH = 60, 20
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench.diagnose.bootstrap import make_draws
-from bench.diagnose.matched import budgets, keep_top, make_order
+from bench.diagnose.orderings import budgets, keep_top, make_order
 from bench.selection.budget import select_tokens
 
 GENERATOR = np.random.default_rng(0)

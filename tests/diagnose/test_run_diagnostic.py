@@ -11,17 +11,22 @@ import small_pair
 import torch
 
 from bench.cli.app import main
-from bench.core.config import ConfigError, Diagnosis, Experiment, Runtime
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
 from bench.core.progress import open_progress
+from bench.diagnose import build_bank as build_module
 from bench.diagnose import context_bank as bank_module
+from bench.diagnose import record_files
 from bench.diagnose import run_diagnostic as module
-from bench.diagnose.context_bank import Bank, depends_on_k
-from bench.diagnose.measured import RESOLUTION, measure
-from bench.diagnose.updates import drawn_counts, make_updates
+from bench.diagnose.context_bank import ContextBank, depends_on_k
+from bench.diagnose.diagnosis import Diagnosis
+from bench.diagnose.measured import RESOLUTION
+from bench.diagnose.updates import drawn_counts, make_updates, measure
 from bench.pairs.models import load_model, read_agreement
 from bench.pairs.pair import get_pair
-from bench.selection.formulas import SIGNAL_NAMES, signals_from_logits
-from bench.tasks.prompt_file import get_prompts
+from bench.selection.formulas import signals_from_logits
+from bench.selection.signals import SIGNAL_NAMES
+from bench.tasks.prompt_sets import get_prompts
 
 DIAGNOSIS = {"responses": 12, "positions": 10, "k_sweep": [2, 4], "draws": 100, "keeps": [0.1, 0.3]}
 
@@ -58,9 +63,9 @@ def monkeypatch_module():
 
 
 @pytest.fixture
-def bank(record, pair, folder, monkeypatch_module) -> Bank:
-    found = Bank(full(pair), Diagnosis.parse(DIAGNOSIS), runtime(folder))
-    assert found._missing("contexts") == []
+def bank(record, pair, folder, monkeypatch_module) -> ContextBank:
+    found = ContextBank(full(pair), Diagnosis.parse(DIAGNOSIS), runtime(folder))
+    assert found.missing("contexts") == []
     return found
 
 
@@ -129,7 +134,7 @@ def test_gains_are_those_of_the_updated_student(bank, folder):
 
 
 def test_a_student_that_did_not_change_has_no_gain_at_all(bank, folder, pair):
-    from bench.diagnose.measured import score_after
+    from bench.diagnose.updates import score_after
 
     student = load_model(f"{pair}/student")
     with open_progress("off") as progress:
@@ -149,7 +154,7 @@ def test_the_same_settings_use_what_is_there_and_give_the_same_record(
     record, pair, folder, monkeypatch_module
 ):
     monkeypatch_module.setattr(
-        bank_module, "load_model", lambda path: pytest.fail("a finished bank loads no model")
+        build_module, "load_model", lambda path: pytest.fail("a finished bank loads no model")
     )
     again = module.diagnose(experiment(pair), Diagnosis.parse(DIAGNOSIS), runtime(folder))
     monkeypatch_module.undo()
@@ -167,7 +172,7 @@ def test_a_killed_diagnostic_goes_on_with_what_is_missing(
     killed_in, record, pair, tmp_path, monkeypatch, monkeypatch_module
 ):
     """Killed after one part of a stage, it makes only the rest, and the record is the same."""
-    calls, real = {"student": 0, "teacher": 0, "gain": 0}, bank_module.write_table
+    calls, real = {"student": 0, "teacher": 0, "gain": 0}, build_module.write_table
     kinds = {"responses": "student", "contexts": "teacher", "full": "gain"}
 
     def write(path, table):
@@ -178,7 +183,7 @@ def test_a_killed_diagnostic_goes_on_with_what_is_missing(
                 raise KeyboardInterrupt
         real(path, table)
 
-    for place in (bank_module, module.__dict__, measure.__globals__):
+    for place in (build_module, module.__dict__, measure.__globals__):
         if isinstance(place, dict):
             monkeypatch.setitem(place, "write_table", write)
         else:
@@ -199,7 +204,7 @@ def test_teacher_and_student_are_never_in_memory_together_for_the_bank(pair, tmp
     import gc
     import weakref
 
-    alive, real = [], bank_module.load_model
+    alive, real = [], build_module.load_model
 
     def load(path):
         gc.collect()
@@ -208,15 +213,17 @@ def test_teacher_and_student_are_never_in_memory_together_for_the_bank(pair, tmp
         alive.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(bank_module, "load_model", load)
+    monkeypatch.setattr(build_module, "load_model", load)
     with open_progress("off") as progress:
-        Bank(full(pair), Diagnosis.parse(DIAGNOSIS), runtime(tmp_path)).build(progress)
+        build_module.build_bank(
+            ContextBank(full(pair), Diagnosis.parse(DIAGNOSIS), runtime(tmp_path)), progress
+        )
     assert len(alive) == 2
 
 
 def test_the_bank_is_named_by_its_content(pair, folder):
     def name(diagnosis=None, **settings):
-        return Bank(
+        return ContextBank(
             full(pair, **settings),
             Diagnosis.parse(DIAGNOSIS | (diagnosis or {})),
             runtime(folder),
@@ -269,7 +276,7 @@ def test_one_step_is_taken_on_the_bank_and_a_run_is_a_checkpoint(record, pair, f
 
 def test_an_update_on_a_prompt_of_the_bank_is_refused(pair, folder, monkeypatch):
     from bench.diagnose import updates
-    from bench.tasks.prompt_file import get_held_out
+    from bench.tasks.prompt_sets import get_held_out
 
     monkeypatch.setattr(updates, "get_prompts", get_held_out)
     with pytest.raises(ConfigError, match=r"prompts: 'arithmetic' gives prompt .* holds it too"):
@@ -358,7 +365,7 @@ def test_the_command_writes_a_record_and_check_finds_what_is_stale(
     code, out, _ = call(capsys, *flags, "--json")
     assert code == 0 and json.loads(out) == record
     place = tmp_path / Path(pair).name
-    assert module.read_record(place / "diagnostic.json") == record
+    assert record_files.read_record(place / "diagnostic.json") == record
     check = ["--check", "--out", str(tmp_path)]
     assert call(capsys, *check)[0] == 0
     (place / "diagnostic.md").write_text("by hand")
@@ -384,7 +391,7 @@ def test_the_bank_of_a_prompt_file_holds_what_no_update_draws(pair, tmp_path):
     diagnosis = Diagnosis.parse({**DIAGNOSIS, "update_seeds": [0, 1]})
     found = module.diagnose(settings, diagnosis, runtime(tmp_path))
     assert (found["n_prompts"], found["update_seeds"]) == (12, [0, 1])
-    held_out = {prompt.id for prompt in Bank(settings, diagnosis, runtime(tmp_path)).prompts}
+    held_out = {prompt.id for prompt in ContextBank(settings, diagnosis, runtime(tmp_path)).prompts}
     assert len(held_out) == 12
     agreement = read_agreement(get_pair(pair))
     prompts = get_prompts(settings).prepare(agreement.tokenizer, agreement.chat)
@@ -395,4 +402,4 @@ def test_the_bank_of_a_prompt_file_holds_what_no_update_draws(pair, tmp_path):
     with pytest.raises(
         ConfigError, match="responses: .* has 0 prompts that no update draws, not 12"
     ):
-        Bank(experiment(pair, prompts=str(file), steps=10), diagnosis, runtime(tmp_path))
+        ContextBank(experiment(pair, prompts=str(file), steps=10), diagnosis, runtime(tmp_path))

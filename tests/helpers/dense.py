@@ -3,8 +3,8 @@
 import torch
 
 from bench.selection.budget import select_tokens
-from bench.train.loss import LossInputs, PassSettings, accumulate_loss
-from bench.train.objectives import token_scale
+from bench.train.hidden_states import PassSettings
+from bench.train.loss import LossInputs, accumulate_loss, token_scale
 
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)
 

@@ -7,7 +7,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from bench import get_selector
-from bench.selection.contract import K
+from bench.selection.contract_batch import K
 
 NEVER = -np.inf
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.diagnose.analysis import Analysis, Measured, normalised
-from bench.diagnose.measured import KINDS
+from bench.diagnose.analysis import Analysis, normalised
+from bench.diagnose.measured import KINDS, Measured
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

@@ -5,8 +5,9 @@ import zlib
 import numpy as np
 
 from bench.core.config import Experiment
+from bench.core.files import canonical_json
 from bench.core.keep_schedule import keep_name, mean_keep
-from bench.core.records import SCHEMA_VERSION, canonical_json
+from bench.core.records import SCHEMA_VERSION
 from bench.run.plan import slug
 
 BASE = 0.60

@@ -21,12 +21,14 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.core.config import BenchError, Experiment, Runtime, Stopped
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import BenchError, Stopped
 from bench.core.processes import Processes, Worked, shard
 from bench.pairs.models import load_pair
 from bench.run.plan import make_plan
 from bench.tasks.responses import Decoding, respond
-from bench.train.loop import Timer, Trainer
+from bench.train.loop import Trainer
+from bench.train.metrics import Timer
 from bench.train.setup import make_optimizer
 
 SMALL = {

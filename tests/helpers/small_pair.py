@@ -14,7 +14,7 @@ from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import get_pair
 from bench.pairs.tiny.build import build_tokenizer
 from bench.tasks.arithmetic import make_problem, prompt_text
-from bench.tasks.prompt_file import Prompt
+from bench.tasks.prompts import Prompt
 from bench.train.rollout import Rollout, sample_rollout
 
 CLASSES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}

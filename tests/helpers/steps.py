@@ -11,8 +11,6 @@ from bench.run.plan import make_plan
 from bench.train.loop import Trainer
 
 SMALL = {"prompts_per_step": 6, "max_new_tokens": 10, "steps": 3, "eval_items": 8, "k": 8}
-
-
 QUIET = {"device": "cpu", "progress": "off"}
 
 

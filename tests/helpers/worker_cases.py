@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 
 
 def starts(folder):

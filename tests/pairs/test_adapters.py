@@ -12,20 +12,17 @@ from steps import QUIET, experiment, metrics_lines, run_steps, same, trainer, we
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from bench.cli.app import main
-from bench.core.config import LORA_TARGETS, ConfigError, Experiment, Runtime, Stopped
+from bench.core.config import LORA_TARGETS, Experiment, Runtime
+from bench.core.errors import ConfigError, Stopped
 from bench.core.progress import Progress
 from bench.core.stopping import StopRequest
 from bench.pairs.adapters import add_adapter, base_of, is_adapter, weight_sharing_copy
 from bench.pairs.models import content_sha256, load_model, load_pair
 from bench.run.plan import make_plan
-from bench.run.run_experiment import (
-    evaluate_checkpoint,
-    merge_checkpoint,
-    run_experiment,
-    scores_of,
-)
+from bench.run.run_experiment import run_experiment
+from bench.run.trained_model import evaluate_checkpoint, merge_checkpoint, scores_of
+from bench.train.hidden_states import PassSettings, hidden_states
 from bench.train.loop import Trainer, train
-from bench.train.loss import PassSettings, hidden_states
 
 LORA = {"lora": 4, "learning_rate": 1e-2}
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)
@@ -69,7 +66,7 @@ def test_no_gradient_reaches_the_base(tmp_path):
 
 
 def _timer(found):
-    from bench.train.loop import Timer
+    from bench.train.metrics import Timer
 
     return Timer(found.totals.seconds)
 
@@ -336,7 +333,7 @@ def test_a_batch_sampled_by_an_adapted_student_is_on_policy(tmp_path):
     found = trainer(tmp_path, **LORA, selector="full")
     run_steps(found)
     sample = rollout(found.pair)
-    from bench.train.loss import sampled_logprob
+    from bench.train.scoring import sampled_logprob
 
     logprob_N = sampled_logprob(found.pair.student, sample, found.pair.vocabulary, WHOLE)
     torch.testing.assert_close(

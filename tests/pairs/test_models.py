@@ -7,8 +7,9 @@ import pytest
 import torch
 from small_pair import loaded_pair, pair_folder, save_model
 
-from bench.core.config import ConfigError
-from bench.pairs.models import EXCLUDED_LOGIT, Vocabulary, content_sha256, load_pair
+from bench.core.errors import ConfigError
+from bench.core.sampling import EXCLUDED_LOGIT, Vocabulary
+from bench.pairs.models import content_sha256, load_pair
 from bench.pairs.pair import Pair, get_pair
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from command import call
 
-from bench.core.config import ConfigError, Experiment
+from bench.core.config import Experiment
+from bench.core.errors import ConfigError
 from bench.pairs.pair import Pair, get_pair, pair_names, pair_of
 
 ROOT = Path(__file__).parents[2]

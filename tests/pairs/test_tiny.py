@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen3Config
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.pairs.pair import get_pair
 from bench.pairs.tiny.build import (
     ASSETS,

@@ -11,8 +11,10 @@ from qwen_pair import ENDOFTEXT, IM_END, LARGE, SMALL, qwen_folder, save
 from real_data import needs_data
 from small_pair import pair_folder
 
-from bench.core.config import ConfigError, Experiment, Runtime
-from bench.pairs.models import Vocabulary, load_pair, pair_chat
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
+from bench.core.sampling import Vocabulary
+from bench.pairs.models import load_pair, pair_chat
 from bench.run import doctor as doctor_module
 from bench.run import preflight as preflight_module
 from bench.run.doctor import diagnose

@@ -10,8 +10,8 @@ from bench.core.processes import ALONE
 from bench.core.progress import Progress
 from bench.run.evaluations import Baseline, Examiner
 from bench.tasks.chat import PLAIN_TEXT
-from bench.tasks.evaluate import Sample, TaskResult
 from bench.tasks.protocol import asking_of
+from bench.tasks.results import Sample, TaskResult
 
 TASK = "tiny_math"
 

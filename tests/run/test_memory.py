@@ -8,8 +8,7 @@ from small_pair import loaded_pair
 
 from bench.core.config import LORA_TARGETS, Experiment, Runtime
 from bench.pairs.adapters import add_adapter
-from bench.run.memory import Shape, needs, readable, shape_of
-from bench.run.preflight import memory_advice
+from bench.run.memory import Shape, memory_advice, needs, readable, shape_of
 from bench.train.placement import recomputed
 
 SMALL = Shape(1000, 2, 16, 32, 4, 2, 4, 100)

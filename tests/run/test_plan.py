@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from small_pair import pair_folder
 
-from bench.core.config import FIRST_FIELDS, ConfigError, Experiment, Runtime
+from bench.core.config import FIRST_FIELDS, Experiment, Runtime
+from bench.core.errors import ConfigError
 from bench.run.plan import make_plan
 
 ROOT = Path(__file__).parents[2]

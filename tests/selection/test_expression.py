@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from bench import get_selector, select_tokens
-from bench.core.config import ConfigError, Experiment, Runtime
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
 from bench.run.plan import make_plan, slug
-from bench.selection.contract import make_batch
+from bench.selection.contract_batch import make_batch
 
 
 @pytest.fixture

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from bench.core.logits import log_softmax
 from bench.core.randomness import keyed_uniform
-from bench.selection.formulas import (
+from bench.selection.formulas import chunk_signals, signals_from_logits
+from bench.selection.signals import (
     BASE_SIGNALS,
     SIGNAL_NAMES,
     STUDENT_ONLY,
     base_signals,
-    chunk_signals,
-    log_softmax,
-    signals_from_logits,
     with_signals,
 )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import get_selector, selector, selector_names, signals_from_logits
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.selection import registry as registry_module
 from bench.selection.registry import SelectorError
 

@@ -11,7 +11,7 @@ import torch
 from numpy_rules import EXPECTED, NEVER, Tokens, kept, norm_mm, norm_q, rank, score_of, soft_or, z
 
 from bench import get_selector
-from bench.selection.contract import make_batch
+from bench.selection.contract_batch import make_batch
 
 ALL_ALIKE = {"first_n"}
 

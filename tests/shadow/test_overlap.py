@@ -7,7 +7,7 @@ import pytest
 from command import call, run_flags
 from small_pair import pair_folder
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.shadow.overlap import read_shadow
 from bench.shadow.overlap_figures import draw_overlap
 from bench.shadow.token_classes import TOKEN_CLASSES

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench import get_selector, select_tokens, signals_from_logits
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.selection.budget import select_each
 from bench.selection.registry import Selector
 from bench.shadow.panel import (

@@ -11,7 +11,8 @@ from scipy import stats
 from small_pair import pair_folder
 from steps import QUIET, SMALL, experiment, run_steps, same, trainer, weights, without_costs
 
-from bench.core.config import BenchError, Experiment, Runtime, Stopped
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import BenchError, Stopped
 from bench.core.progress import Progress
 from bench.core.stopping import StopRequest
 from bench.run.run_experiment import run_experiment

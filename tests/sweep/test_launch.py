@@ -8,7 +8,8 @@ import pytest
 from small_pair import pair_folder
 from steps import SMALL
 
-from bench.core.config import BenchError, ConfigError, Experiment, Runtime, Stopped
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.run.plan import make_plan
 from bench.run.run_experiment import run_experiment
 from bench.sweep.launch import run_launched

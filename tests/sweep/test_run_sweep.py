@@ -26,9 +26,10 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 from small_pair import pair_folder
 
-from bench.core.config import BenchError, ConfigError, Runtime, Stopped
+from bench.core.config import Runtime
+from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.sweep import tuning
-from bench.sweep.run_sweep import SweepStudy, dry_run, run_sweep, work
+from bench.sweep.run_sweep import dry_run, run_sweep
 from bench.sweep.storage import (
     TrialFault,
     close_study,
@@ -36,6 +37,7 @@ from bench.sweep.storage import (
     open_study,
     refuse_deadly,
 )
+from bench.sweep.study import SweepStudy, work
 from bench.sweep.sweep_file import read_sweep
 from bench.sweep.workers import run_workers
 from bench.tables.rows import read_tuned
@@ -225,7 +227,7 @@ def test_a_trial_is_locked_until_its_end_is_recorded(tmp_path, monkeypatch):
     """Else another worker, seeing it RUNNING with a free lock, would take its worker for dead."""
     sweep = read_sweep(write(tmp_path), runtime(tmp_path))
     monkeypatch.setattr(
-        "bench.sweep.run_sweep.find_row", lambda *_: {"scores": {"trained": {"t": MEAN}}}
+        "bench.sweep.study.find_row", lambda *_: {"scores": {"trained": {"t": MEAN}}}
     )
     free = []
     store = JournalStorage.set_trial_state_values
@@ -431,7 +433,7 @@ def test_runs_that_the_rows_hold_are_not_run_again(tmp_path, monkeypatch):
     kept = tmp_path / "kept.jsonl"
     (tmp_path / "runs" / "rows.jsonl").rename(kept)
     shutil.rmtree(tmp_path / "runs")
-    monkeypatch.setattr("bench.sweep.run_sweep.execute", None)
+    monkeypatch.setattr("bench.sweep.study.execute", None)
     elsewhere = runtime(tmp_path, rows=kept)
     assert dry_run(path, elsewhere, workers=1)["done"] == 4
     found = SweepStudy(sweep, None, elsewhere)
@@ -451,14 +453,14 @@ def test_a_point_whose_process_dies_again_and_again_has_failed(tmp_path, monkeyp
         found.recover()
         (waiting,) = found.study.get_trials(states=(TrialState.WAITING,))
         assert waiting.user_attrs["deaths"] == deaths
-    monkeypatch.setattr("bench.sweep.run_sweep.execute", None)
-    monkeypatch.setattr("bench.sweep.run_sweep.find_row", _stopped)
+    monkeypatch.setattr("bench.sweep.study.execute", None)
+    monkeypatch.setattr("bench.sweep.study.find_row", _stopped)
     with pytest.raises(Stopped):  # on request: that is no death
         work(sweep, None, runtime(tmp_path))
     assert (found.status().left, found.status().failed) == (1, {})
     (waiting,) = found.study.get_trials(states=(TrialState.WAITING,))
     assert waiting.user_attrs["deaths"] == 3
-    monkeypatch.setattr("bench.sweep.run_sweep.find_row", lambda *_: None)
+    monkeypatch.setattr("bench.sweep.study.find_row", lambda *_: None)
     work(sweep, None, runtime(tmp_path))
     (error,) = found.status().failed.values()
     assert "died 3 times" in error and str(plan.folder.path) in error

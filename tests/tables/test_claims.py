@@ -7,7 +7,7 @@ import pytest
 from planted_rows import row
 
 from bench.core.stats import crossed_difference, holm
-from bench.tables import table_sheets as sheets
+from bench.tables import pages
 from bench.tables.claims import CLAIMS, answers
 from bench.tables.leaderboard import make_tables
 from bench.tables.rows import read_rows
@@ -75,12 +75,12 @@ def test_tables_without_the_rules_other_k_and_parameters_ask_nothing():
 
 def test_the_sheet_says_claim_regime_pair_seeds_and_interval():
     tables = tables_of(world(pair="tiny-qwen3") + world(pair="tiny-qwen3", objective="forward_kl"))
-    made = sheets.documents(tables, "source = []")["leaderboard.md"].decode()
+    made = pages.documents(tables, "source = []")["leaderboard.md"].decode()
     section = made[made.index("## Claims") :].split("\n## ")[0]
     assert section.count("| tiny-qwen3 | 4 |") == 2 * len(CLAIMS)
     assert section.count("objective=forward_kl") == len(CLAIMS)
     assert "**better**" in section and "all 8 comparisons" in section
-    without = sheets.documents(tables_of(world(3, {"full": 0.0})), "source = []")
+    without = pages.documents(tables_of(world(3, {"full": 0.0})), "source = []")
     assert b"## Claims" not in without["leaderboard.md"]
 
 

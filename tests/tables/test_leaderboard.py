@@ -4,7 +4,6 @@ import io
 import json
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -14,19 +13,20 @@ import torch
 from command import call
 from planted_rows import planted, row, text
 
-from bench.core.config import ConfigError, Experiment
+from bench.core.config import Experiment
+from bench.core.errors import ConfigError
 from bench.core.stats import crossed_difference
 from bench.selection.registry import get_selector
-from bench.tables import figures
-from bench.tables import table_sheets as sheets
+from bench.tables import claims, families, figures, pages, sheet, table_sheets
 from bench.tables.cost_figures import pareto, pareto_front
+from bench.tables.families import dials, k_groups
 from bench.tables.leaderboard import UNREAD, make_tables
-from bench.tables.ranks import dials, k_groups, overall
+from bench.tables.ranks import overall
 from bench.tables.rows import DEFAULTS, read_rows, read_tuned, regime_changes, regime_name
 from bench.tables.style import house_style
-from bench.train.objectives import token_scale
+from bench.train.loss import token_scale
 
-PUBLISHED = (Path(sheets.__file__).parent / "published.toml").read_text()
+PUBLISHED = claims.PUBLISHED.read_text()
 STEPS = Experiment().steps
 
 
@@ -95,17 +95,17 @@ def test_one_common_seed_has_a_difference_and_no_verdict():
     assert (line.vs_full.seeds, line.vs_full.crossed, line.vs_full.verdict) == (1, None, None)
     assert line.vs_random is None, "no seed in common"
     assert line.seed_sd is None and line.beats_random is None
-    assert sheets.difference_text(line.vs_full).endswith("(1 seed) —")
+    assert sheet.difference_text(line.vs_full).endswith("(1 seed) —")
     assert not table.comparisons()
 
 
 def test_references_that_are_missing_are_named():
     (table,) = tables_of([row("new", keep, seed) for keep in (0.05, 0.1) for seed in (0, 1)])
-    notes = " ".join(sheets.table_sheet(table).notes)
+    notes = " ".join(table_sheets.table_sheet(table).notes)
     assert "no `full` run" in notes
     assert "no `random` run at keep 0.05; no `random` run at keep 0.1." in notes
     assert [line.label for line in table.lines[:2]] == ["untrained", "teacher"]
-    assert "Missing" not in " ".join(sheets.table_sheet(*tables_of(planted(2))).notes)
+    assert "Missing" not in " ".join(table_sheets.table_sheet(*tables_of(planted(2))).notes)
 
 
 # --- what may share a table ----------------------------------------------------------------------
@@ -177,9 +177,9 @@ def test_rules_that_set_their_own_budget_are_kept_out_of_the_matched_tables():
     assert [line.label for line in own.lines] == ["untrained", "teacher", "full", "min_gap"]
     assert only(own, "min_gap", 1.0).vs_random is None
     assert only(own, "min_gap", 1.0).vs_full.verdict == "better"
-    kinds = {r["selector"]: r["kind"] for r in sheets.records([own])}
+    kinds = {r["selector"]: r["kind"] for r in pages.records([own])}
     assert kinds["min_gap"] == "own budget" and kinds["full"] == "score"
-    sheet = sheets.table_sheet(own)
+    sheet = table_sheets.table_sheet(own)
     assert sheet.title.endswith("rules without a keep to match")
     place = sheet.header.index("realised keep")
     assert [r[place] for r in sheet.rows if r[0] == "min_gap"] == ["0.0300"]
@@ -212,8 +212,8 @@ def test_a_schedule_is_a_regime_with_its_own_references():
     assert [line.label for line in scheduled.arms()] == ["full", "better", "random"]
     line = only(scheduled, "better", 0.3)
     assert (line.vs_full.verdict, line.vs_random.verdict) == ("better", "better")
-    assert "Missing" not in " ".join(sheets.table_sheet(scheduled).notes)
-    files = sheets.documents([default, scheduled], "source = []")
+    assert "Missing" not in " ".join(table_sheets.table_sheet(scheduled).notes)
+    files = pages.documents([default, scheduled], "source = []")
     assert keep in files["leaderboard.md"].decode()
 
 
@@ -224,7 +224,7 @@ def test_weights_have_a_table_of_their_own_with_their_sample_size():
     assert not scores.arms("fire") and weights.has_no_keep
     assert [line.label for line in weights.lines] == ["untrained", "teacher", "full", "fire"]
     assert only(weights, "fire", 1.0).effective_sample_size == 28_000
-    sheet = sheets.table_sheet(weights)
+    sheet = table_sheets.table_sheet(weights)
     assert sheet.rows[-1][sheet.header.index("effective tokens")] == "28,000"
     assert not any("random" in name for name in sheet.header)
     assert all(len(cells) == len(sheet.header) for cells in sheet.rows)
@@ -248,7 +248,7 @@ def test_average_ranks_over_pairs():
     assert [(ranks.regime, ranks.keep) for ranks in both[2:]] == [("k=4", 0.05)]
     assert both[:2] == found
     assert overall(tables_of(planted(3))) == []
-    markdown = sheets.documents(tables_of(planted(3)), PUBLISHED)["leaderboard.md"].decode()
+    markdown = pages.documents(tables_of(planted(3)), PUBLISHED)["leaderboard.md"].decode()
     assert "Average rank over pairs: one pair" in markdown
 
 
@@ -256,7 +256,7 @@ def test_k_sensitivity_sets_the_ks_side_by_side():
     rows = planted(2, keeps=(0.05,)) + [
         row("better", 0.05, s, effect, k=k) for k, effect in ((4, 0.0), (64, 0.1)) for s in (0, 1)
     ]
-    markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
+    markdown = pages.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
     _, _, table = markdown.partition("## K-sensitivity: tiny-qwen3, tiny_math, regime default")
     header, _, *body = table.strip().split("\n")[:6]
     assert header == "| selector | keep | K = 4 | K = 16 | K = 64 |"
@@ -277,10 +277,10 @@ def test_references_that_read_no_k_are_borrowed_across_k():
     assert only(other, "random").vs_full == replace(
         only(default, "random").vs_full, verdict=only(other, "random").vs_full.verdict
     )
-    notes = " ".join(sheets.table_sheet(other).notes)
+    notes = " ".join(table_sheets.table_sheet(other).notes)
     assert "Missing" not in notes
     assert "trains them alike: `full` of default; `random` of default." in notes
-    assert "alike" not in " ".join(sheets.table_sheet(default).notes)
+    assert "alike" not in " ".join(table_sheets.table_sheet(default).notes)
     for name in UNREAD:
         assert get_selector(name).needs == (), f"{name} reads a signal"
 
@@ -322,7 +322,7 @@ def test_the_table_of_k_shows_the_spread_of_c():
         row("better", 0.05, s, 0.0, k=k, c=(mean, low, 1.0))
         for k, mean, low in ((4, 0.9, 0.5), (64, 0.99, 0.96)) for s in (0, 1)
     ]  # fmt: skip
-    markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
+    markdown = pages.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
     assert "| Q95 − Q05 of C | — | 0.5000 | — | 0.0400 |" in markdown
     assert "| mean 1 − C | — | 0.1000 | — | 0.0100 |" in markdown
 
@@ -340,7 +340,7 @@ def test_the_spread_of_c_is_of_the_same_runs_at_every_k():
         *runs("half", 0.05, 2, 0.4),
     ]
     for made in (rows, rows + others):
-        sheet = sheets.k_sheet(k_groups(tables_of(made))[0])
+        sheet = families.k_sheet(k_groups(tables_of(made))[0])
         assert sheet.rows[-1] == ("mean 1 − C", "—", "0.1000", "0.2000", "0.3000")
 
 
@@ -363,7 +363,7 @@ def test_pairs_that_differ_in_a_stated_number_are_set_side_by_side():
     tables = tables_of(family())
     (dial,) = dials(tables)
     assert dial.fact == "share" and list(dial.by_value) == [0.0, 0.2, 0.7]
-    sheet = sheets.dial_sheet(dial)
+    sheet = families.dial_sheet(dial)
     cells = {(line[0], line[1]): line[2:] for line in sheet.rows}
     assert [c.split()[-1] for c in cells["fragile", "0.05"]] == ["tie", "worse", "worse"]
     assert [c.split()[-1] for c in cells["steady", "0.05"]] == ["tie", "tie", "tie"]
@@ -402,7 +402,7 @@ def tuned_world(best):
 
 
 def made_headline(tables):
-    return sheets.documents(tables, PUBLISHED)["headline.md"].decode()
+    return pages.documents(tables, PUBLISHED)["headline.md"].decode()
 
 
 def test_tuned_rules_are_compared_each_at_its_own_best_values():
@@ -415,14 +415,14 @@ def test_tuned_rules_are_compared_each_at_its_own_best_values():
     shared = tables[0]
     assert only(shared, "new").vs_full.verdict == "better"
     assert only(table, "new").vs_full.verdict == "worse", "at full's own best rate"
-    notes = " ".join(sheets.table_sheet(table).notes)
+    notes = " ".join(table_sheets.table_sheet(table).notes)
     assert "with 3 trials each (grid) on tune at seed 1000" in notes
     assert "full 0.0009 (end of the range)" in notes and "new at keep 0.05 0.0003;" in notes
-    made = sheets.documents(tables, PUBLISHED)["leaderboard.md"].decode()
+    made = pages.documents(tables, PUBLISHED)["leaderboard.md"].decode()
     assert "## Tuning: tuned" in made and made.count("chosen |") == 3
     assert table in tables[-1:], "after all shared settings"
     assert len(tables) == 4, "regimes with references of their own stay"
-    assert not any("tuned" in cells[1] for cells in sheets.published_sheet(PUBLISHED, tables).rows)
+    assert not any("tuned" in cells[1] for cells in claims.published_sheet(PUBLISHED, tables).rows)
     (header,) = (
         line for line in made_headline(tables).split("\n") if line.startswith("| selector")
     )
@@ -464,21 +464,21 @@ def test_figures_that_are_made_no_more_are_stale_and_removed(capsys, rows_file, 
 
 def test_reported_numbers_are_marked_and_never_enter_ours():
     tables = tables_of(planted(2, rules={"teachability": 0.05, "mine": 0.0}))
-    sheet = sheets.published_sheet(PUBLISHED, tables)
+    sheet = claims.published_sheet(PUBLISHED, tables)
     kinds = [cells[0] for cells in sheet.rows]
     assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"reported", "measured here"}
     row_ = next(r for r in sheet.rows if "2605.26844" in r[1] and r[4] == "TA-OPD")
     assert row_[3:] == ("Qwen3-4B→1.7B", "TA-OPD", "0.1", "44.89", "+2.52")
     ours = [cells for cells in sheet.rows if cells[0] == "measured here"]
     assert {cells[4] for cells in ours} == {"full", "random", "teachability"}
-    csv = sheets.documents(tables, PUBLISHED)["leaderboard.csv"].decode()
+    csv = pages.documents(tables, PUBLISHED)["leaderboard.csv"].decode()
     assert "44.89" not in csv and "CROP" not in csv
 
 
 def test_the_headline_shows_the_rules_chosen_beforehand():
     rules = {"teachability": -0.05, "tip": 0.05, "not_in_the_headline": 0.2}
     rows = [m for p in ("tiny-qwen2.5", "tiny-qwen3") for m in planted(3, rules=rules, pair=p)]
-    headline = sheets.documents(tables_of(rows), PUBLISHED)["headline.md"].decode()
+    headline = pages.documents(tables_of(rows), PUBLISHED)["headline.md"].decode()
     names = [line.split(" | ")[0][2:] for line in headline.split("\n")[2:8]]
     assert names == ["untrained", "teacher", "full", "tip", "random", "teachability"]
     assert headline.count("**better**") == 4 and headline.count("**worse**") == 4
@@ -491,7 +491,7 @@ def test_the_headline_shows_the_rules_chosen_beforehand():
 def everything(*files):
     tables = tables_of(*files)
     svg = {n: b for n, b in figures.draw_all(tables).items() if n.endswith(".svg")}
-    return sheets.documents(tables, PUBLISHED) | svg
+    return pages.documents(tables, PUBLISHED) | svg
 
 
 def test_order_of_rows_files_and_duplicates_changes_no_byte():
@@ -540,29 +540,29 @@ def test_golden_markdown_of_a_tiny_world():
                 made["items"][who]["tiny_math"] = found
             made["seconds"] = {"total": 29.6, "evaluate": 10.0}
             rows.append(made)
-    markdown = sheets.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
+    markdown = pages.documents(tables_of(rows), PUBLISHED)["leaderboard.md"].decode()
     _, _, after = markdown.partition("## tiny-qwen3, tiny_math, regime default\n\n")
     header, _, body = after.partition("\n## ")[0].partition("\n|---")
-    assert header == "| " + " | ".join(sheets.HEADER) + " |"
+    assert header == "| " + " | ".join(table_sheets.HEADER) + " |"
     assert body.partition("\n")[2] == GOLDEN
 
 
 def test_latex_is_escaped_plain_ascii():
     made = planted(2, keeps=(0.05,), rules={"a_b%c#d": 0.05})
-    latex = sheets.documents(tables_of(made), PUBLISHED)["leaderboard.tex"].decode()
+    latex = pages.documents(tables_of(made), PUBLISHED)["leaderboard.tex"].decode()
     assert latex.isascii()
     assert r"a\_b\%c\#d & 0.05 & 2" in latex and r"tiny\_math" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     for line in latex.split("\n")[1:]:
         assert "%" not in line.replace(r"\%", "").removesuffix("%"), line
-    assert sheets.latex_text("x_1 & {y} $z ~^\\") == (
+    assert sheet.latex_text("x_1 & {y} $z ~^\\") == (
         r"x\_1 \& \{y\} \$z \textasciitilde{}\textasciicircum{}\textbackslash{}"
     )
 
 
 def test_csv_reads_back():
     tables = tables_of(planted(3))
-    read = pd.read_csv(io.BytesIO(sheets.documents(tables, PUBLISHED)["leaderboard.csv"]))
+    read = pd.read_csv(io.BytesIO(pages.documents(tables, PUBLISHED)["leaderboard.csv"]))
     assert len(read) == len(tables[0].lines)
     line = only(tables[0], "better")
     (found,) = read[(read.selector == "better") & (read.keep == 0.05)].to_dict("records")
@@ -747,7 +747,7 @@ def test_runs_that_answered_other_items_are_refused_and_other_baselines_are_warn
         1 - rows[0]["items"]["untrained"]["tiny_math"][0]
     )
     (table,) = tables_of(rows)
-    assert "the runs disagree about untrained" in sheets.table_sheet(table).notes[-1]
+    assert "the runs disagree about untrained" in table_sheets.table_sheet(table).notes[-1]
 
 
 def test_a_later_field_stated_at_its_default_is_the_default_regime():

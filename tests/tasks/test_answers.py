@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from bench.tasks.answers import is_equal, plain_number, tidy
-from bench.tasks.grader import Comparison, Grader, boxed_answer, marked_answer
+from bench.tasks.answers import boxed_answer, is_equal, marked_answer, plain_number, tidy
+from bench.tasks.grader import Comparison, Grader
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import yaml
 from real_data import FOLDER, needs_data, qwen3_tokenizer
 from transformers import GenerationConfig
 
-from bench.core.config import INSTRUCTION, ConfigError
+from bench.core.config import INSTRUCTION
+from bench.core.errors import ConfigError
 from bench.tasks.answers import tidy
 from bench.tasks.chat import Chat, message_of
 from bench.tasks.definitions import maths
@@ -33,7 +34,6 @@ WRONG_BUT_EQUAL = {
     ("minerva", "928", "927.5"),  # within the 1 % by which the set's numbers are graded
 }
 """Answers of two problems that differ as text and state one value: named, not failures."""
-
 
 MISREAD = {
     r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}",

@@ -20,10 +20,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.tasks.arithmetic import make_problem, prompt_text
-from bench.tasks.evaluate import TaskResult, evaluate
+from bench.tasks.evaluate import evaluate
 from bench.tasks.protocol import TASK_FOLDER, Asking, check_tasks, task_names
+from bench.tasks.results import TaskResult
 
 SPECIAL = ("<pad>", "<bos>", "<end>", "<stop>")
 PAD, BOS, END, STOP = range(4)

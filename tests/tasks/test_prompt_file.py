@@ -7,11 +7,13 @@ import sys
 import pytest
 from real_data import FOLDER, needs_data, qwen3_tokenizer
 
-from bench.core.config import INSTRUCTION, ConfigError, Experiment
+from bench.core.config import INSTRUCTION, Experiment
+from bench.core.errors import ConfigError
 from bench.tasks.chat import PLAIN_TEXT, Chat
 from bench.tasks.contamination import Overlap, overlaps, words
-from bench.tasks.maths_sets import DAPO_AFTER, DAPO_BEFORE, read_rows, strip_instruction
-from bench.tasks.prompt_file import FilePrompts, fetch, get_prompts, prompt_set_names
+from bench.tasks.maths_sets import DAPO_AFTER, DAPO_BEFORE, fetch, read_rows, strip_instruction
+from bench.tasks.prompt_file import FilePrompts
+from bench.tasks.prompt_sets import get_prompts, prompt_set_names
 
 
 class Characters:
@@ -276,7 +278,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_naming_prompts_imports_no_hub_library():
-    code = "import sys, bench.tasks.prompt_file as p; p.prompt_set_names(); print(*sys.modules)"
+    code = "import sys, bench.tasks.prompt_sets as p; p.prompt_set_names(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"datasets", "transformers", "pandas"} & set(done.stdout.split())
 

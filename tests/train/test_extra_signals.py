@@ -7,9 +7,9 @@ import pytest
 import torch
 from small_pair import loaded_pair, prompts, rollout
 
-from bench.core.config import BenchError
+from bench.core.errors import BenchError
 from bench.tasks.arithmetic import make_problem, solution_text
-from bench.tasks.prompt_file import Arithmetic, Prompt, counterfactual
+from bench.tasks.prompts import Arithmetic, Prompt, counterfactual
 from bench.train.extra_signals import (
     after,
     counterfactual_logprob,
@@ -17,7 +17,8 @@ from bench.train.extra_signals import (
     load_reference,
     reward_B,
 )
-from bench.train.loss import PassSettings, sampled_logprob, score_rollout
+from bench.train.hidden_states import PassSettings
+from bench.train.scoring import sampled_logprob, score_rollout
 
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)
 PIECES = PassSettings(micro_batch=2, logit_chunk=3000)

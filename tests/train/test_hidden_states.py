@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from small_pair import loaded_pair, rollout
 from steps import run_steps, trainer
 
-from bench.train.hidden_states import micro_batches
-from bench.train.loss import PassSettings, hidden_states
+from bench.train.hidden_states import PassSettings, hidden_states, micro_batches
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=40).map(lambda found: sorted(found, reverse=True))
 

@@ -26,13 +26,15 @@ from steps import (
     without_costs,
 )
 
-from bench.core.config import BenchError, ConfigError, Runtime, Stopped
+from bench.core.config import Runtime
+from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.core.progress import Progress
 from bench.core.randomness import keyed_uniform
 from bench.core.stopping import StopRequest
 from bench.run.run_experiment import run_experiment
 from bench.train.checkpoints import last_checkpoint
-from bench.train.loop import Timer, train
+from bench.train.loop import train
+from bench.train.metrics import Timer
 
 
 def test_the_same_experiment_gives_the_same_numbers_to_the_last_bit(tmp_path):

@@ -14,9 +14,13 @@ from dense import (
 from small_pair import loaded_pair, rollout
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.selection.formulas import SIGNAL_NAMES, base_signals, signals_from_logits, with_signals
-from bench.train.loss import PassSettings, product, score_rollout
-from bench.train.objectives import token_loss, token_scale
+from bench.core.logits import product
+from bench.selection.formulas import signals_from_logits
+from bench.selection.signals import SIGNAL_NAMES, base_signals, with_signals
+from bench.train.hidden_states import PassSettings
+from bench.train.loss import token_scale
+from bench.train.objectives import token_loss
+from bench.train.scoring import score_rollout
 
 
 def one_response_without(selected_BT):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.train.objectives import DEFAULTS, token_loss, token_scale
+from bench.train.loss import token_scale
+from bench.train.objectives import DEFAULTS, token_loss
 
 N, V = 6, 9
 K = 3
@@ -335,7 +336,8 @@ def test_a_top_k_divergence_as_an_advantage_has_no_expected_gradient_and_is_refu
     advantage = kl(p, q)
     expected = sum(p[:, y : y + 1] * advantage * (np.eye(V)[y] - p) for y in range(V))
     assert np.abs(advantage).min() > 0.01 and np.abs(expected).max() < 1e-12
-    from bench.core.config import ConfigError, Experiment
+    from bench.core.config import Experiment
+    from bench.core.errors import ConfigError
 
     for name in ("topk_reverse_kl_advantage", "topk_forward_kl_advantage"):
         with pytest.raises(ConfigError, match=f"objective: '{name}'.*zero expected gradient"):
@@ -355,7 +357,8 @@ def test_a_top_k_divergence_as_an_advantage_has_no_expected_gradient_and_is_refu
     ],
 )
 def test_a_wrong_parameter_of_an_objective_is_named(objective, params, told):
-    from bench.core.config import ConfigError, Experiment
+    from bench.core.config import Experiment
+    from bench.core.errors import ConfigError
 
     with pytest.raises(ConfigError) as caught:
         Experiment.parse({"objective": objective, "objective_params": params})

@@ -13,14 +13,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
+from bench.core.logits import head_logits
 from bench.core.progress import Progress
 from bench.core.stopping import StopRequest
 from bench.pairs.models import load_model
-from bench.selection.formulas import SIGNAL_NAMES, Chunk
+from bench.selection.formulas import Chunk
+from bench.selection.signals import SIGNAL_NAMES
+from bench.train.hidden_states import PassSettings, hidden_states
 from bench.train.logit_gradients import logit_gradient_norm
 from bench.train.loop import train
-from bench.train.loss import PassSettings, head_logits, hidden_states
 from bench.train.objectives import DEFAULTS, token_loss
 from bench.train.placement import (
     Offloaded,
@@ -32,8 +34,6 @@ from bench.train.placement import (
 )
 
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)
-
-
 CPU = torch.device("cpu")
 
 
@@ -161,7 +161,7 @@ def test_a_rule_computes_outside_autocast(tmp_path):
 
 
 def _timer(found):
-    from bench.train.loop import Timer
+    from bench.train.metrics import Timer
 
     return Timer(found.totals.seconds)
 

@@ -8,10 +8,10 @@ from small_pair import loaded_pair, prompts, rollout
 from transformers import GenerationConfig, LogitsProcessorList
 
 from bench.core.randomness import keyed_uniform
-from bench.pairs.models import Vocabulary
-from bench.train import rollout as rollout_module
-from bench.train.loss import PassSettings, hidden_states
-from bench.train.rollout import KeyedSampler, nucleus, sample_rollout
+from bench.core.sampling import KeyedSampler, Vocabulary, nucleus
+from bench.train import decode as decode_module
+from bench.train.hidden_states import PassSettings, hidden_states
+from bench.train.rollout import sample_rollout
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,13 @@ def test_responses_are_those_of_generate_to_the_last_bit(pair, dtype):
 def test_finished_rows_leave_the_batch_and_change_no_other(pair, monkeypatch):
     before = rollout(pair, count=8, max_new_tokens=40)
     rows = []
-    forward = rollout_module._Rows.forward
+    forward = decode_module._Rows.forward
     monkeypatch.setattr(
-        rollout_module._Rows,
+        decode_module._Rows,
         "forward",
         lambda self, model: (rows.append(len(self.row_R)), forward(self, model))[1],
     )
-    monkeypatch.setattr(rollout_module, "DROP_EVERY", 3)
+    monkeypatch.setattr(decode_module, "DROP_EVERY", 3)
     after = rollout(pair, count=8, max_new_tokens=40)
     assert rows[:3] == [16, 16, 16]
     assert rows[-1] < 5
@@ -144,7 +144,7 @@ def test_up_to_64_tokens_no_row_leaves_and_the_bits_stay(pair):
 def test_hidden_states_kept_while_sampling_are_those_of_the_scoring_pass(
     pair, mask_stop, monkeypatch
 ):
-    monkeypatch.setattr(rollout_module, "DROP_EVERY", 4)
+    monkeypatch.setattr(decode_module, "DROP_EVERY", 4)
     kept = rollout(pair, count=6, batch=5, mask_stop=mask_stop, keeps_hidden=True)
     scored_ND = hidden_states(pair.student, kept, kept.mask_BT, PassSettings(64, 4096))
     assert kept.student_hidden_ND.shape == scored_ND.shape

@@ -7,7 +7,8 @@ import pytest
 from steps import experiment, metrics_lines, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bench.core.config import ConfigError, Runtime, Stopped
+from bench.core.config import Runtime
+from bench.core.errors import ConfigError, Stopped
 from bench.core.progress import Progress
 from bench.core.stopping import StopRequest
 from bench.run.plan import make_plan

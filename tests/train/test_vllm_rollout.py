@@ -9,13 +9,14 @@ import torch
 import vllm_stand_in
 from small_pair import loaded_pair, prompts, rollout
 
-from bench.core.config import BenchError, ConfigError, Experiment
+from bench.core.config import Experiment
+from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import ALONE
 from bench.core.randomness import keyed_uniform
+from bench.core.sampling import EXCLUDED_LOGIT, Vocabulary
 from bench.pairs.adapters import add_adapter
-from bench.pairs.models import EXCLUDED_LOGIT, Vocabulary
 from bench.train import vllm_rollout
-from bench.train.loss import PassSettings
+from bench.train.hidden_states import PassSettings
 from bench.train.vllm_rollout import VllmSampler, VllmSettings, request_seed, shared_weights
 
 STOPS = tuple(range(0, 657, 11))

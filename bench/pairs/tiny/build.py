@@ -35,7 +35,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
-from bench.core.config import ConfigError
+from bench.core.errors import ConfigError
 from bench.pairs.tiny.pretrain import ModelRecipe, ProgressFn, train
 from bench.tasks.arithmetic import word_pieces
 

@@ -7,9 +7,10 @@ from statistics import fmean
 from typing import Any
 
 from bench.core.config import INSTRUCTION
+from bench.tasks.answers import boxed_answer, marked_answer
 from bench.tasks.chat import message_of
 from bench.tasks.definitions.documents import Documents
-from bench.tasks.grader import Comparison, Graded, boxed_answer, marked_answer, shared_grader
+from bench.tasks.grader import Comparison, Graded, shared_grader
 from bench.tasks.maths_sets import read_math_set
 
 Document = Mapping[str, Any]

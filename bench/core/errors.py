@@ -1,0 +1,36 @@
+"""What can go wrong in a way that one line explains, and the exit code it ends with."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BenchError(Exception):
+    """Something this package can explain in one line. The command line exits with 1."""
+
+    exit_code = 1
+    process: int | None = None
+    """The one that it befell, of several launched together; None where it befalls all."""
+
+
+class ConfigError(BenchError, ValueError):
+    """Bad input: names the field, the value and what is accepted. Exit code 2."""
+
+    exit_code = 2
+
+
+class Stopped(BenchError):
+    """Stopped on request after saving; the same command goes on from there. Exit code 3."""
+
+    exit_code = 3
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not in `known`: suggests the nearest and lists all."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"{kind}: unknown name {name!r};{hint} known: {', '.join(known)}")
+
+
+class RunInUse(BenchError):
+    """Another process is running this experiment."""

@@ -1,0 +1,89 @@
+"""The ids that both models share, and how one of them is drawn at a keyed uniform number."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+EXCLUDED_LOGIT = -1e4
+"""Logit of an id that left the vocabulary: probability exactly 0 in float32, yet 0 · log 0 = 0."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that both models share: the first `size`, without `excluded_ids`.
+
+    Padded rows of an embedding (Qwen2.5 up to 3B has 151,936 logits, 7B and larger 152,064, the
+    tokenizer fewer ids) and added tokens that differ leave both vocabularies before the softmax.
+    """
+
+    size: int
+    excluded_ids: tuple[int, ...] = ()
+
+    def cut(self, logit_NV: Tensor) -> Tensor:
+        """Logits over this vocabulary, (N, size)."""
+        logit_NV = logit_NV[..., : self.size]
+        if self.excluded_ids:
+            excluded = torch.tensor(self.excluded_ids, device=logit_NV.device)
+            logit_NV = logit_NV.index_fill(-1, excluded, EXCLUDED_LOGIT)
+        return logit_NV
+
+
+def sample_tokens(
+    logit_BV: Tensor,
+    uniform_B: Tensor,
+    vocabulary: Vocabulary,
+    temperature: float,
+    top_p: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """(token_B, logprob_B): the distribution function inverted at one uniform number per row.
+
+    Ids outside the shared vocabulary are never sampled. `top_p` below 1 is for evaluation alone: a
+    rollout samples from the whole distribution.
+    """
+    logprob_BV = torch.log_softmax(vocabulary.cut(logit_BV).float() / temperature, -1)
+    # Float64: over 150,000 entries a float32 sum would be off by more than rare tokens weigh.
+    probability_BV = logprob_BV.double().exp()
+    if top_p < 1:
+        probability_BV = nucleus(probability_BV, top_p)
+    cumulative_BV = probability_BV.cumsum(-1)
+    target_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
+    token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
+    token_B1 = token_B1.clamp(max=vocabulary.size - 1)
+    return token_B1[:, 0], logprob_BV.gather(-1, token_B1)[:, 0]
+
+
+class KeyedSampler(LogitsProcessor):
+    """`sample_tokens` inside `generate`, for evaluation: leaves only the sampled token possible, so
+    that `generate` picks it greedily, and records its log-probability.
+    """
+
+    def __init__(
+        self, uniform_BT: Tensor, vocabulary: Vocabulary, temperature: float, top_p: float = 1.0
+    ):
+        self.uniform_BT = uniform_BT
+        self.vocabulary = vocabulary
+        self.temperature = temperature
+        self.top_p = top_p
+        self.logprob_TB: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        token_B, logprob_B = sample_tokens(
+            scores, self.uniform_BT[:, len(self.logprob_TB)], self.vocabulary, self.temperature,
+            self.top_p,
+        )  # fmt: skip
+        self.logprob_TB.append(logprob_B)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, token_B[:, None], 0.0)
+
+
+def nucleus(probability_BV: Tensor, top_p: float) -> Tensor:
+    """Zero outside the fewest likeliest tokens whose mass reaches `top_p`; not renormalised.
+
+    Equal probabilities at the cut: the smaller id stays. Source: arXiv 1904.09751.
+    """
+    sorted_BV, order_BV = torch.sort(probability_BV, dim=-1, descending=True, stable=True)
+    mass_before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    outside_BV = torch.zeros_like(order_BV, dtype=torch.bool)
+    outside_BV.scatter_(-1, order_BV, mass_before_BV >= top_p)
+    return probability_BV.masked_fill(outside_BV, 0.0)

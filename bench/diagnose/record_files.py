@@ -1,0 +1,74 @@
+"""The files of a record: its JSON, its page and its figures, written, read and checked."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import ConfigError
+from bench.core.files import write_text
+from bench.diagnose import figures as diagnostic_figures
+from bench.diagnose import page as diagnostic_sheet
+
+SCHEMA_VERSION = 1
+RECORD, PAGE = "diagnostic.json", "diagnostic.md"
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def folder_name(pair: str, update: str) -> str:
+    """The folder of a record: the pair's, and the update's where it is not `train`."""
+    kind = update.partition(":")[0]
+    name = Path(pair).name
+    return name if kind == "train" else f"{name}-{kind}"
+
+
+def documents(record: Mapping[str, Any]) -> dict[str, bytes]:
+    """File name -> content of all that is written from a record."""
+    page = diagnostic_sheet.to_markdown(record).encode()
+    return {PAGE: page, **diagnostic_figures.draw_all(record)}
+
+
+def write(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The record, its page and its figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECORD, to_text(record))
+    paths = [folder / RECORD]
+    for name, content in documents(record).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        paths.append(path)
+    return paths
+
+
+def to_text(record: Mapping[str, Any]) -> str:
+    """Indented JSON, with lists of numbers and innermost objects on one line each."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    for inner in (r"\[\s+([^\[\]{}]*?)\s+\]", r"\{\s+([^{}\n]*(?:\n[^{}\n]*){0,6}?)\s+\}"):
+        text = re.sub(inner, lambda m: m[0][0] + re.sub(r"\s*\n\s*", " ", m[1]) + m[0][-1], text)
+    return text + "\n"
+
+
+def stale(folder: Path) -> list[Path]:
+    """Files of a record that are missing or are not what it gives; a PNG need only be there."""
+    found = []
+    for name, content in documents(read_record(folder / RECORD)).items():
+        path = folder / name
+        is_same = path.is_file() and (path.suffix == ".png" or path.read_bytes() == content)
+        found += [] if is_same else [path]
+    return found
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record that was written. Raises ConfigError naming the file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ConfigError(f"{str(path)!r}: schema_version {version!r} is not {SCHEMA_VERSION}")
+    return record

@@ -1,0 +1,116 @@
+"""Families of tables -> figures: accuracy by K, and along a dial of pairs. Pure."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from bench.tables.families import Dial, without_k
+from bench.tables.sheet import keep_percent
+from bench.tables.style import (
+    BLACK,
+    BLUE,
+    DASHED,
+    GREY,
+    LINES,
+    PALE,
+    VERMILION,
+    WIDTH,
+    _band,
+    _grid,
+    _label_edges,
+    _name_ends,
+    frame,
+    log_ks,
+    per_cent,
+    x_ticks,
+)
+from bench.tables.table import Line, Table
+
+# --- K and learning curves -----------------------------------------------------------------------
+
+
+def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
+    """Accuracy against K of every rule that has several, by keep; `random` does not read K."""
+    lines: dict[tuple[float, str], dict[int, Line]] = {}
+    for k, table in by_k.items():
+        for line in table.arms():
+            lines.setdefault((line.keep, line.label), {})[k] = line
+    shown = {key: found for key, found in sorted(lines.items())
+             if len(found) > 1 and key[1] not in ("full", "random")}  # fmt: skip
+    keeps = sorted({keep for keep, _ in shown})
+    if not keeps:
+        return None
+    figure = Figure((WIDTH + 2.4 * (len(keeps) - 1), 2.9), layout="constrained")
+    panels = figure.subplots(1, len(keeps), sharey=True, squeeze=False)[0]
+    for axes, keep in zip(panels, keeps, strict=True):
+        ends = []
+        random = lines.get((keep, "random"), {}).values()
+        if random:
+            line = max(random, key=lambda line: len(line.runs))
+            ends.append((100 * line.accuracy, "random", GREY))
+            axes.axhspan(*per_cent(line.seeds_ci95), color=PALE, alpha=0.6, lw=0)
+            axes.axhline(100 * line.accuracy, color=GREY, lw=0.8)
+        labels = [label for at, label in shown if at == keep]
+        for number, label in enumerate(labels):
+            found = shown[keep, label]
+            colour = LINES[number % len(LINES)]
+            shift = 1.02 ** (number - (len(labels) - 1) / 2)  # intervals side by side
+            x = [k * shift for k in found]
+            values = list(found.values())
+            low, high = zip(*(per_cent(line.seeds_ci95) for line in values), strict=True)
+            axes.vlines(x, low, high, color=colour, lw=0.8, alpha=0.6)
+            axes.plot(x, [100 * line.accuracy for line in values], color=colour, marker="o")
+            ends.append((100 * values[-1].accuracy, label, colour))
+        log_ks(axes, by_k)
+        axes.set_title(f"keep {keep_percent(keep)}", loc="left")
+        _name_ends(axes, ends)
+        axes.set_xlabel("K of the top-K sets")
+    panels[0].set_ylabel("accuracy (%)")
+    where = without_k(next(iter(by_k.values()))).where
+    note = "Bars and band: 95 % intervals over training seeds."
+    frame(figure, "Sensitivity to K", f"{where}. {note}")
+    return figure
+
+
+# --- a family of pairs ---------------------------------------------------------------------------
+
+
+def by_dial(dial: Dial) -> Figure:
+    """Accuracy of every rule at each value of a number that sets the pairs apart; a panel a rule.
+
+    Filled marks: worse than `full` of the same pair by its verdict.
+    """
+    lines = dial.lines()
+    references = {label: found for (_, label), found in lines.items()
+                  if label in ("untrained", "teacher", "full")}  # fmt: skip
+    random = {keep: found for (keep, label), found in lines.items() if label == "random"}
+    rules = [key for key in sorted(lines) if key[1] not in (*references, "random")]
+    several = len({keep for keep, _ in rules}) > 1
+    figure, panels = _grid(len(rules))
+    for axes, (keep, label) in zip(panels, rules, strict=True):
+        for name, style in (("full", DASHED), ("untrained", ":")):
+            if name in references:
+                found = references[name]
+                axes.plot(list(found), [100 * line.accuracy for line in found.values()],
+                          color=BLACK, lw=0.8, ls=style)  # fmt: skip
+        if keep in random:
+            _band(axes, list(random[keep]), list(random[keep].values()), GREY, lw=0.8, ms=2)
+        found = lines[keep, label]
+        _band(axes, list(found), list(found.values()), BLUE)
+        worse = {value: line for value, line in found.items()
+                 if line.vs_full is not None and line.vs_full.verdict == "worse"}  # fmt: skip
+        axes.plot(list(worse), [100 * line.accuracy for line in worse.values()], ls="none",
+                  marker="v", ms=5, color=VERMILION, zorder=3)  # fmt: skip
+        name = f"{label}, keep {keep_percent(keep)}" if several else label
+        axes.set_title(name, loc="left", color=BLUE)
+        x_ticks(axes, dial.by_value)
+    _label_edges(panels, dial.fact.replace("_", " "), "accuracy (%)")
+    first = next(iter(dial.by_value.values()))
+    keeps = " and ".join(keep_percent(keep) for keep in sorted({keep for keep, _ in rules}))
+    note = (
+        f"{keeps} of the tokens kept. Dashed: full; dotted: untrained; grey: random. Bands: 95 % "
+        "intervals over training seeds. Red triangle: worse than full (Holm-adjusted verdict)."
+    )
+    where = f"one student, {len(dial.by_value)} teachers, {first.setting}"
+    frame(figure, "At which mismatch does each rule break?", f"{where}. {note}")
+    return figure

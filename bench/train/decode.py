@@ -1,0 +1,143 @@
+"""The sampling loop over a model with a cache: one response to each prompt."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from bench.core.processes import Processes
+from bench.core.sampling import Vocabulary, sample_tokens
+
+
+@dataclass(frozen=True)
+class Response:
+    """What was sampled after one prompt; nothing counts after the first stop token."""
+
+    token_T: Tensor
+    logprob_T: Tensor
+    hidden_TD: Tensor | None = None
+    """The last hidden state that predicted each token, where it was asked for."""
+
+
+DROP_EVERY = 64
+"""Positions from one removal of the finished rows to the next. Fewer rows may round the logits of
+the others differently in the last bits, so responses of up to 64 tokens are never touched."""
+
+
+def decode(
+    model: PreTrainedModel,
+    prompt_tokens: list[list[int]],
+    uniform_BT: Tensor,
+    vocabulary: Vocabulary,
+    temperature: float,
+    stop_ids: tuple[int, ...],
+    keeps_hidden: bool,
+    together: Processes,
+) -> list[Response]:
+    """One response to each prompt, left to the caller to cut at the first stop.
+
+    Feeds the model what `generate` would, to the last bit; but finished rows leave the batch, and
+    nothing of a generation_config can leak in.
+    """
+    pad = stop_ids[0]  # masked wherever it stands
+    rows = _Rows.start(prompt_tokens, pad, model)
+    stops = torch.tensor(stop_ids, device=model.device)
+    token_BT = torch.full(uniform_BT.shape, pad, device=model.device)
+    logprob_BT = torch.zeros(uniform_BT.shape, device=model.device)
+    hidden = _HiddenStates(len(prompt_tokens))
+    for t in range(uniform_BT.shape[1]):
+        hidden_R1D = rows.forward(model)
+        logit_RV = model.get_output_embeddings()(hidden_R1D)[:, 0]  # type: ignore[misc]
+        token_R, logprob_R = sample_tokens(
+            logit_RV, uniform_BT[rows.row_R, t], vocabulary, temperature
+        )
+        token_R = token_R.masked_fill(rows.is_done_R, pad)
+        token_BT[rows.row_R, t], logprob_BT[rows.row_R, t] = token_R, logprob_R
+        if keeps_hidden:
+            hidden.add(rows.row_R, hidden_R1D)
+        rows.append(token_R, torch.isin(token_R, stops))
+        if not together.any(not bool(rows.is_done_R.all())):
+            break
+        if (t + 1) % DROP_EVERY == 0:
+            rows.drop_finished()
+    if not keeps_hidden:
+        return [Response(*row) for row in zip(token_BT, logprob_BT, strict=True)]
+    return [Response(*row) for row in zip(token_BT, logprob_BT, hidden.of_rows(), strict=True)]
+
+
+@dataclass
+class _Rows:
+    """The R rows that are still in the batch, and what the model is fed for them next."""
+
+    row_R: Tensor
+    is_done_R: Tensor
+    input_RL: Tensor
+    position_RL: Tensor
+    real_RL: Tensor
+    """1 for each token of the sequence so far, 0 for padding on its left."""
+    is_padded: bool
+    cache: DynamicCache
+
+    @classmethod
+    def start(cls, prompt_tokens: list[list[int]], pad: int, model: PreTrainedModel) -> "_Rows":
+        count, longest = len(prompt_tokens), max(len(ids) for ids in prompt_tokens)
+        rows = [[pad] * (longest - len(ids)) + ids for ids in prompt_tokens]
+        real = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_tokens]
+        real_RL = torch.tensor(real, device=model.device)
+        return cls(
+            row_R=torch.arange(count, device=model.device),
+            is_done_R=torch.zeros(count, dtype=torch.bool, device=model.device),
+            input_RL=torch.tensor(rows, device=model.device),
+            position_RL=(real_RL.cumsum(-1) - 1).clamp(min=0),
+            real_RL=real_RL,
+            is_padded=any(len(ids) < longest for ids in prompt_tokens),
+            cache=DynamicCache(config=model.config),
+        )
+
+    def forward(self, model: PreTrainedModel) -> Tensor:
+        """The last hidden state of each row, (R, 1, D)."""
+        output = model.base_model(
+            input_ids=self.input_RL,
+            attention_mask=self.real_RL if self.is_padded else None,
+            position_ids=self.position_RL,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1:]
+
+    def append(self, token_R: Tensor, is_stop_R: Tensor) -> None:
+        self.is_done_R = self.is_done_R | is_stop_R
+        self.input_RL, self.position_RL = token_R[:, None], self.position_RL[:, -1:] + 1
+        self.real_RL = torch.cat([self.real_RL, torch.ones_like(self.input_RL)], 1)
+
+    def drop_finished(self) -> None:
+        if not self.is_done_R.any() or self.is_done_R.all():
+            return
+        kept = (~self.is_done_R).nonzero()[:, 0]
+        self.cache.batch_select_indices(kept)
+        self.row_R, self.is_done_R = self.row_R[kept], self.is_done_R[kept]
+        self.input_RL, self.position_RL = self.input_RL[kept], self.position_RL[kept]
+        self.real_RL = self.real_RL[kept]
+
+
+class _HiddenStates:
+    """Hidden states of sampled tokens, step by step; no memory for rows that have left."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.blocks: list[tuple[Tensor, list[Tensor]]] = []
+
+    def add(self, row_R: Tensor, hidden_R1D: Tensor) -> None:
+        if not self.blocks or len(self.blocks[-1][0]) != len(row_R):
+            self.blocks.append((row_R, []))
+        # A copy: the slice would keep the hidden states of the whole prompts.
+        self.blocks[-1][1].append(hidden_R1D.clone())
+
+    def of_rows(self) -> list[Tensor]:
+        """hidden_TD of each row, as far as it was in the batch."""
+        parts: list[list[Tensor]] = [[] for _ in range(self.count)]
+        for row_R, steps in self.blocks:
+            for row, hidden_TD in zip(row_R.tolist(), torch.cat(steps, 1), strict=True):
+                parts[row].append(hidden_TD)
+        return [torch.cat(part) for part in parts]
