@@ -21,6 +21,7 @@ from accelerate.utils import (
     reduce,
 )
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.core.config import Experiment, Runtime
@@ -94,6 +95,11 @@ def shard(model: nn.Module, **options: Any) -> Worked:
     worked = Worked(model)
     fully_shard(worked, **options)
     return worked
+
+
+def full_number(value: Any) -> float:
+    """A number that may lie on several processes (a norm over sharded gradients)."""
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
 class Processes:

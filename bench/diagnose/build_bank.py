@@ -27,7 +27,7 @@ from bench.selection.formulas import chunk_signals
 from bench.selection.signals import SIGNAL_NAMES
 from bench.train.hidden_states import hidden_states
 from bench.train.logit_gradients import gradient_norms
-from bench.train.rollout import Rollout, sample_rollout
+from bench.train.rollout import Rollout, Sampling, sample_rollout
 
 RESPONSE_SCHEMA = pa.schema(
     {
@@ -87,14 +87,16 @@ def _sample(bank: ContextBank, model: Any, part: int) -> Rollout:
         model,
         bank.agreement.tokenizer,
         bank.vocabulary,
-        prompts,
-        samples=bank.diagnosis.samples_per_prompt,
-        max_new_tokens=bank.diagnosis.positions,
-        temperature=bank.experiment.temperature,
-        stop_ids=bank.agreement.student_stop_ids,
-        mask_stop=bank.agreement.stops_agree,
-        seed=bank.experiment.seed,
-        step=0,
+        Sampling(
+            prompts,
+            samples=bank.diagnosis.samples_per_prompt,
+            max_new_tokens=bank.diagnosis.positions,
+            temperature=bank.experiment.temperature,
+            stop_ids=bank.agreement.student_stop_ids,
+            mask_stop=bank.agreement.stops_agree,
+            seed=bank.experiment.seed,
+            step=0,
+        ),
         batch=bank.runtime.rollout_batch,
     )
 

@@ -38,6 +38,8 @@ class LoadedPair:
     teacher_stop_ids: tuple[int, ...]
     chat: Chat
     teacher_tokenizer: PreTrainedTokenizerBase
+    student_revision: str | None = None
+    """Of the student's files, where they are a hub model's."""
 
     @property
     def stops_agree(self) -> bool:
@@ -97,6 +99,7 @@ def load_pair(
         teacher_stops,
         pair_chat(pair, student_tokenizer),
         tokenizers.teacher,
+        pair.student_revision,
     )
 
 

@@ -12,7 +12,7 @@ from bench.run.plan import Plan, make_plan
 from bench.run.preflight import Check, preflight
 from bench.tasks.prompts import PromptSet
 from bench.train.hidden_states import PassSettings
-from bench.train.rollout import sample_rollout
+from bench.train.rollout import Sampling, sample_rollout
 from bench.train.scoring import score_rollout
 
 SAME_KL = 1e-5
@@ -137,9 +137,13 @@ def probe(plan: Plan, loaded: LoadedPair, prompts: PromptSet, runtime: Runtime) 
     count = min(PROBE_PROMPTS, plan.experiment.prompts_per_step)
     with accelerator.autocast():
         rollout = sample_rollout(
-            teacher, loaded.tokenizer, loaded.vocabulary, prompts.draw(0, count, 0), samples=2,
-            max_new_tokens=min(PROBE_TOKENS, plan.experiment.max_new_tokens), temperature=1.0,
-            stop_ids=loaded.student_stop_ids, mask_stop=True, seed=0, step=0, batch=2 * count,
+            teacher, loaded.tokenizer, loaded.vocabulary,
+            Sampling(
+                prompts.draw(0, count, 0), samples=2,
+                max_new_tokens=min(PROBE_TOKENS, plan.experiment.max_new_tokens), temperature=1.0,
+                stop_ids=loaded.student_stop_ids, mask_stop=True, seed=0, step=0,
+            ),
+            batch=2 * count,
         )  # fmt: skip
         names = ("reverse_kl_BT", "forward_kl_BT", "teacher_logprob_BT")
         together, alone = (

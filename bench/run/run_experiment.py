@@ -13,13 +13,15 @@ from bench.core.provenance import provenance, reset_peak_memory
 from bench.core.records import RunRecord, append_row
 from bench.core.stats import paired_difference
 from bench.core.stopping import StopRequest
-from bench.pairs.models import commit_of, load_pair
+from bench.pairs.models import LoadedPair, commit_of, load_pair
 from bench.run.evaluations import Baseline, Examiner, Results
 from bench.run.plan import Plan, make_plan
 from bench.run.preflight import preflight, refuse_failures
 from bench.run.trained_model import save_model, scores_of
+from bench.shadow.shadow import Shadow
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.protocol import asking_of
+from bench.train.checkpoints import full_state
 from bench.train.loop import Trainer, train
 from bench.train.metrics import Totals
 from bench.train.vllm_rollout import require_vllm
@@ -59,6 +61,15 @@ def run_experiment(
         return processes.lead(finish)
 
 
+def open_trainer(plan: Plan, loaded: LoadedPair, runtime: Runtime) -> Trainer:
+    """The trainer of a plan on its loaded models, and the shadow panel where it is asked for."""
+    prompts = plan.prompts.prepare(loaded.tokenizer, loaded.chat)
+    shadow = None
+    if runtime.shadow or runtime.token_bank:
+        shadow = Shadow(plan.panel, plan.experiment, runtime, loaded, plan.folder)
+    return Trainer(plan.experiment, runtime, loaded, prompts, plan.folder, shadow)
+
+
 def _run(
     plan: Plan,
     runtime: Runtime,
@@ -69,7 +80,7 @@ def _run(
     experiment, folder = plan.experiment, plan.folder
     loaded = load_pair(plan.pair, one_model=plan.is_one_model)
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
-    trainer = Trainer(plan, loaded, runtime)
+    trainer = open_trainer(plan, loaded, runtime)
     processes = trainer.processes
 
     def open_folder() -> None:
@@ -106,7 +117,7 @@ def _run(
         return means
 
     totals = train(trainer, progress, stop, curve)
-    state = trainer.full_state()
+    state = full_state(trainer.accelerator, trainer.student)
     processes.lead(lambda: save_model(loaded.student, loaded.tokenizer, folder.model, state))
     results["trained"] = examiner.examine(
         trainer.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids,

@@ -226,3 +226,10 @@ class Selection:
     effective_sample_size: float
     keep: float = 1.0
     """The budget of the step."""
+
+    @classmethod
+    def of_weights(cls, weight_BT: Tensor, keep: float = 1.0) -> "Selection":
+        """Every token that has a weight, at that weight; the size is (Σw)²/Σw²."""
+        square = float(weight_BT.double().square().sum())
+        size = float(weight_BT.double().sum()) ** 2 / square if square else 0.0
+        return cls(weight_BT > 0, weight_BT, size, keep)

@@ -15,7 +15,7 @@ from bench.selection.registry import get_selector
 from bench.selection.signals import SIGNAL_NAMES, TokenSignals, base_signals, with_signals
 from bench.tasks.prompt_sets import get_prompts
 from bench.train.hidden_states import PassSettings, hidden_states
-from bench.train.rollout import Rollout, sample_rollout
+from bench.train.rollout import Rollout, Sampling, sample_rollout
 
 KEEP = 0.05
 
@@ -64,9 +64,13 @@ def draw_batch(pair: LoadedPair, experiment: Experiment, seed: int) -> Batch:
         .draw(0, experiment.prompts_per_step, seed)
     )
     rollout = sample_rollout(
-        pair.student, pair.tokenizer, pair.vocabulary, prompts,
-        samples=1, max_new_tokens=experiment.max_new_tokens, temperature=experiment.temperature,
-        stop_ids=pair.student_stop_ids, mask_stop=pair.stops_agree, seed=seed, step=0, batch=256,
+        pair.student, pair.tokenizer, pair.vocabulary,
+        Sampling(
+            prompts, samples=1, max_new_tokens=experiment.max_new_tokens,
+            temperature=experiment.temperature, stop_ids=pair.student_stop_ids,
+            mask_stop=pair.stops_agree, seed=seed, step=0,
+        ),
+        batch=256,
     )  # fmt: skip
     student_NV, teacher_NV = _logits(pair, rollout)
     token_N = rollout.token_BT[rollout.mask_BT]

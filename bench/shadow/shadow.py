@@ -37,14 +37,22 @@ from bench.shadow.token_bank import BankedStep, write_step
 from bench.shadow.token_classes import vocabulary_classes, vocabulary_texts
 from bench.train.hidden_states import PassSettings, chunks, hidden_states
 from bench.train.logit_gradients import logit_gradient_norm, measured_objective
+from bench.train.metrics import StepTaken
 from bench.train.rollout import Rollout
+from bench.train.setup import Setup
 
 KEEP_OF_FULL = 0.05
 """Budget of the panel's masks where the run itself keeps every token."""
+OBSERVED_CHUNK = 524_288
+"""Logits (positions x vocabulary) at once in `observe_rollout`: small pieces stay in the cache."""
+OBSERVED_POSITIONS = 256
+"""Yet at least this many positions: the heads of large vocabularies want long matrices."""
 
 
 class Shadow:
-    """The panel of one run, and where it is logged."""
+    """The panel of one run, and where it is logged: an `Observer` of the training loop."""
+
+    phase = "shadow"
 
     def __init__(
         self,
@@ -75,6 +83,34 @@ class Shadow:
         if self.banks(step):
             return SIGNAL_NAMES
         return tuple(dict.fromkeys(("student_entropy_BT", *self.panel.needs)))
+
+    def observe(self, setup: Setup, taken: StepTaken) -> None:
+        """The panel on a step's tokens, before the update; changes nothing of the run.
+
+        Signals and hidden states that the run has are not computed again, and what is computed
+        for the panel alone counts in none of the run's costs but `seconds["shadow"]`.
+        """
+        processes, rollout = setup.processes, taken.rollout
+        scored, outputs = taken.scored, taken.outputs
+        lacking = [name for name in self.needs(taken.step) if getattr(taken.signals, name) is None]
+        student_ND, teacher_ND = scored.student_hidden_ND, scored.teacher_hidden_ND
+        found = observe_rollout(
+            setup.student, setup.teacher, rollout.rows(processes.rows(len(rollout.row_key_B))),
+            setup.pair.vocabulary, lacking, self.experiment.k, setup.passes,
+            objective=self.experiment.objective,
+            objective_params=self.experiment.objective_params,
+            student_hidden_ND=outputs.student_hidden_ND if student_ND is None else student_ND,
+            teacher_hidden_ND=outputs.teacher_hidden_ND if teacher_ND is None else teacher_ND,
+            processes=processes,
+        )  # fmt: skip
+        found = {name: processes.join(value) for name, value in found.items()}
+        selection = taken.selection
+        processes.lead(
+            lambda: self.record(
+                taken.step, taken.signals, found, rollout, selection.selected_BT,
+                selection.weight_BT,
+            )
+        )  # fmt: skip
 
     def record(
         self,
@@ -123,12 +159,6 @@ class Shadow:
 
 def _is_nth(step: int, every: int) -> bool:
     return every > 0 and (step + 1) % every == 0
-
-
-OBSERVED_CHUNK = 524_288
-"""Logits (positions x vocabulary) at once in `observe_rollout`: small pieces stay in the cache."""
-OBSERVED_POSITIONS = 256
-"""Yet at least this many positions: the heads of large vocabularies want long matrices."""
 
 
 def observe_rollout(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.core.errors import BenchError
 from bench.core.files import sync, write_json
-from bench.core.processes import ALONE, Processes
+from bench.core.processes import ALONE, Processes, is_sharded
 from bench.selection.selector import Selector
 
 KEPT = 2
@@ -74,6 +74,14 @@ def hold_trained_alone(accelerator: Accelerator, model: torch.nn.Module) -> None
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
+
+
+def full_state(accelerator: Accelerator, student: torch.nn.Module) -> dict[str, Any] | None:
+    """The student's weights on the main process, where each process holds a part of them."""
+    if not is_sharded(student):
+        return None
+    state = accelerator.get_state_dict(student)
+    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:

@@ -11,7 +11,7 @@ from bench.core.sampling import Vocabulary, sample_tokens
 
 
 @dataclass(frozen=True)
-class Response:
+class Sampled:
     """What was sampled after one prompt; nothing counts after the first stop token."""
 
     token_T: Tensor
@@ -34,7 +34,7 @@ def decode(
     stop_ids: tuple[int, ...],
     keeps_hidden: bool,
     together: Processes,
-) -> list[Response]:
+) -> list[Sampled]:
     """One response to each prompt, left to the caller to cut at the first stop.
 
     Feeds the model what `generate` would, to the last bit; but finished rows leave the batch, and
@@ -62,8 +62,8 @@ def decode(
         if (t + 1) % DROP_EVERY == 0:
             rows.drop_finished()
     if not keeps_hidden:
-        return [Response(*row) for row in zip(token_BT, logprob_BT, strict=True)]
-    return [Response(*row) for row in zip(token_BT, logprob_BT, hidden.of_rows(), strict=True)]
+        return [Sampled(*row) for row in zip(token_BT, logprob_BT, strict=True)]
+    return [Sampled(*row) for row in zip(token_BT, logprob_BT, hidden.of_rows(), strict=True)]
 
 
 @dataclass

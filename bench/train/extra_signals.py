@@ -1,43 +1,87 @@
 """What a rule may ask for beyond the two models' logits, computed only when it does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from bench.core.errors import ConfigError
-from bench.core.processes import ALONE, Processes
-from bench.pairs.adapters import weight_sharing_copy
-from bench.pairs.models import LoadedPair, load_model, load_tokenizer, shared_vocabulary
-from bench.tasks.prompts import Prompt, PromptSet, counterfactual
+from bench.core.processes import ALONE, Processes, reshard
+from bench.pairs.models import LoadedPair
+from bench.tasks.prompts import Prompt, counterfactual
 from bench.train.hidden_states import PassSettings
+from bench.train.metrics import Totals
 from bench.train.rollout import Rollout
 from bench.train.scoring import sampled_logprob
+from bench.train.setup import Setup
 
 
-def load_reference(name: str, pair: LoadedPair, *, student_is_frozen: bool = False):
-    """The third model: the student as it is now, or the one named. Raises ConfigError.
+@dataclass(frozen=True)
+class ExtraSources:
+    """What the extra signals of a step are found from."""
 
-    Its tokenizer must have the pair's vocabulary. A student whose weights stay (it gets adapters)
-    shares them.
-    """
-    if name == "student":
-        copied = weight_sharing_copy if student_is_frozen else deepcopy
-        reference = copied(pair.student)
-    else:
-        reference = load_model(name)
-        shared = shared_vocabulary(f"reference {name}", pair.tokenizer, load_tokenizer(name))
-        if min(shared.size, reference.config.vocab_size) < pair.vocabulary.size:
-            raise ConfigError(
-                f"reference: {name!r} has fewer token ids than the pair's {pair.vocabulary.size}"
-            )
-    return reference.requires_grad_(False).eval()
+    rollout: Rollout
+    """Of the whole batch."""
+    own: Rollout
+    """This process's rows of it."""
+    prompts: Sequence[Prompt]
+    is_correct: Callable[[Prompt, str], bool]
+    forward_kl: Callable[[], Tensor]
+    """KL(q‖p) of every sampled token of the batch as the student is now, (N,)."""
+    update_on_all: Callable[[], None]
+    """One update of the student on every token of the batch."""
+    totals: Totals
+    """What the run has counted, which an update that is undone must not change."""
+
+
+def extra_signal(name: str, sources: ExtraSources, setup: Setup) -> Tensor:
+    """One of EXTRA_SIGNALS: (B,), or (N,) over the sampled tokens of the batch."""
+    match name:
+        case "reference_logprob_BT":
+            assert setup.reference is not None
+            vocabulary = setup.pair.vocabulary
+            found_N = sampled_logprob(setup.reference, sources.own, vocabulary, setup.passes)
+            return setup.processes.join(found_N)
+        case "counterfactual_logprob_BT":
+            found_N = counterfactual_logprob(
+                setup.student, sources.own, sources.prompts, setup.pair, setup.passes,
+                setup.processes,
+            )  # fmt: skip
+            return setup.processes.join(found_N)
+        case "reward_B":
+            return reward_B(sources.rollout, sources.prompts, sources.is_correct, setup.pair)
+        case "group_B":
+            return group_B(sources.rollout)
+    return gain(sources, setup)
+
+
+def gain(sources: ExtraSources, setup: Setup) -> Tensor:
+    """KL(q‖p) before minus after one update on every token, which is undone again; (N,)."""
+    before_N = sources.forward_kl()
+    reshard(setup.student)
+    weights = [parameter.detach().clone() for parameter in setup.student.parameters()]
+    optimizer = deepcopy(setup.optimizer.state_dict())
+    schedule = deepcopy(setup.schedule.state_dict())
+    totals = sources.totals
+    clipped, scored = totals.clipped_steps, totals.scored
+    sources.update_on_all()
+    after_N = sources.forward_kl()
+    reshard(setup.student)
+    with torch.no_grad():
+        for parameter, weight in zip(setup.student.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    setup.optimizer.load_state_dict(optimizer)
+    setup.schedule.load_state_dict(schedule)
+    totals.clipped_steps, totals.scored = clipped, scored
+    return before_N - after_N
 
 
 def reward_B(
-    rollout: Rollout, prompts: Sequence[Prompt], prompt_set: PromptSet, pair: LoadedPair
+    rollout: Rollout,
+    prompts: Sequence[Prompt],
+    is_correct: Callable[[Prompt, str], bool],
+    pair: LoadedPair,
 ) -> Tensor:
     """1.0 where a response has the right answer, else 0.0; float32 (B,).
 
@@ -53,7 +97,7 @@ def reward_B(
         text = pair.tokenizer.decode(
             tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        found.append(float(prompt_set.is_correct(by_id[prompt_id], str(text))))
+        found.append(float(is_correct(by_id[prompt_id], str(text))))
     return torch.tensor(found, device=rollout.mask_BT.device)
 
 

@@ -1,14 +1,20 @@
 """What a step and a run cost and did: totals, phases, and the means of signals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 from torch import Tensor
 
+from bench.selection.budget import Selection
 from bench.selection.population import quantiles
 from bench.selection.signals import TokenSignals
+from bench.train.loss import LossOutputs
+from bench.train.rollout import Rollout
+from bench.train.scoring import Scored
+from bench.train.setup import Setup
 
 
 @dataclass
@@ -25,6 +31,66 @@ class Totals:
     seconds: dict[str, float] = field(
         default_factory=lambda: {"rollout": 0.0, "teacher": 0.0, "score": 0.0, "loss": 0.0}
     )
+
+    def add(self, taken: "StepTaken") -> None:
+        """Count a step's tokens."""
+        self.sampled += taken.sampled
+        self.trained += taken.trained
+        self.effective += taken.selection.effective_sample_size
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """What a step did, up to its update."""
+
+    step: int
+    """From 0."""
+    rollout: Rollout
+    """Of the whole batch, as are the signals and the selection."""
+    signals: TokenSignals
+    scored: Scored
+    """What the scoring pass over this process's own rows left behind."""
+    selection: Selection
+    outputs: LossOutputs
+    """Likewise of the loss pass; the loss itself is the whole batch's."""
+
+    @property
+    def sampled(self) -> int:
+        return int(self.rollout.mask_BT.sum())
+
+    @property
+    def trained(self) -> int:
+        return int(self.selection.selected_BT.sum())
+
+
+def line_of(
+    taken: StepTaken,
+    grad_norm: float,
+    setup: Setup,
+    seconds: Mapping[str, float],
+    peak_memory_bytes: int,
+) -> dict[str, Any]:
+    """A step's line of metrics.jsonl."""
+    rollout, selection = taken.rollout, taken.selection
+    sampled, trained, vllm = taken.sampled, taken.trained, setup.vllm
+    return {
+        "step": taken.step + 1,
+        "loss": taken.outputs.loss,
+        "grad_norm": grad_norm,
+        "learning_rate": setup.optimizer.param_groups[0]["lr"],
+        "sampled_tokens": sampled,
+        "trained_tokens": trained,
+        "keep": selection.keep,
+        "realised_keep": trained / sampled,
+        "effective_sample_size": selection.effective_sample_size,
+        "reused_hidden": rollout.student_hidden_ND is not None,
+        **({"vllm_difference": vllm.difference} if vllm is not None else {}),
+        "response_length": sampled / len(rollout.finish_reason_B),
+        "stop_rate": rollout.finish_reason_B.count("stop") / len(rollout.finish_reason_B),
+        "signals": summarise(taken.signals, selection.selected_BT),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes,
+    }
 
 
 def summarise(signals: TokenSignals, selected_BT: Tensor) -> dict[str, dict[str, float]]:

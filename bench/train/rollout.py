@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import torch
@@ -16,7 +16,7 @@ from bench.core.processes import ALONE, Processes
 from bench.core.randomness import keyed_uniform
 from bench.core.sampling import Vocabulary
 from bench.tasks.prompts import Prompt
-from bench.train.decode import Response, decode
+from bench.train.decode import Sampled, decode
 
 FinishReason = Literal["stop", "length"]
 
@@ -106,32 +106,46 @@ def encode_prompts(
     )
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """The responses that are asked for, whatever samples them."""
+
+    prompts: Sequence[Prompt]
+    samples: int
+    """Responses to each prompt, one after another."""
+    max_new_tokens: int
+    temperature: float
+    stop_ids: tuple[int, ...]
+    mask_stop: bool
+    """Is the stop token in the mask? Not where student and teacher stop differently."""
+    seed: int
+    step: int
+    rows: slice = field(default_factory=lambda: slice(None))
+    """Those of all responses that are sampled here."""
+
+    def requests(self, tokenizer: PreTrainedTokenizerBase) -> Requests:
+        """The rows that are sampled here."""
+        return encode_prompts(tokenizer, self.prompts, self.samples).rows(self.rows)
+
+
 def sample_rollout(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
-    prompts: Sequence[Prompt],
+    sampling: Sampling,
     *,
-    samples: int,
-    max_new_tokens: int,
-    temperature: float,
-    stop_ids: tuple[int, ...],
-    mask_stop: bool,
-    seed: int,
-    step: int,
     batch: int,
     keeps_hidden: bool = False,
-    rows: slice = slice(None),
     together: Processes = ALONE,
 ) -> Rollout:
-    """`samples` responses to each prompt, prompt-major, at most `batch` sampled at once.
+    """The responses asked for, at most `batch` sampled at once.
 
-    The same seed, step and prompts give the same uniform numbers whatever the batch. Only `rows` of
-    the responses are sampled. `together` are the processes that hold a part of the model each: all
-    run as many batches, the surplus ones for nothing, and each as long as the longest.
+    The same seed, step and prompts give the same uniform numbers whatever the batch. `together` are
+    the processes that hold a part of the model each: all run as many batches, the surplus ones for
+    nothing, and each as long as the longest.
     """
-    requests = encode_prompts(tokenizer, prompts, samples).rows(rows)
-    responses: list[Response] = []
+    requests = sampling.requests(tokenizer)
+    responses: list[Sampled] = []
     batches = -(-len(requests.keys) // batch)
     with torch.no_grad(), _evaluating(model):
         for number in range(together.most(batches)):
@@ -139,15 +153,15 @@ def sample_rollout(
             is_surplus = number >= batches
             part = requests.rows(slice(1)) if is_surplus else part
             uniform_BT = keyed_uniform(
-                seed, "rollout", step, part.keys, (len(part.keys), max_new_tokens),
-                device=model.device,
+                sampling.seed, "rollout", sampling.step, part.keys,
+                (len(part.keys), sampling.max_new_tokens), device=model.device,
             )  # fmt: skip
             found = decode(
-                model, part.prompt_tokens, uniform_BT, vocabulary, temperature, stop_ids,
-                keeps_hidden, together,
+                model, part.prompt_tokens, uniform_BT, vocabulary, sampling.temperature,
+                sampling.stop_ids, keeps_hidden, together,
             )  # fmt: skip
             responses += [] if is_surplus else found
-    return assemble(requests, responses, stop_ids, mask_stop)
+    return assemble(requests, responses, sampling.stop_ids, sampling.mask_stop)
 
 
 @contextmanager
@@ -163,7 +177,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 def assemble(
-    requests: Requests, responses: list[Response], stop_ids: tuple[int, ...], mask_stop: bool
+    requests: Requests, responses: list[Sampled], stop_ids: tuple[int, ...], mask_stop: bool
 ) -> Rollout:
     """The Rollout of responses in the order of their requests, each cut after its first stop."""
     prompt_tokens = requests.prompt_tokens

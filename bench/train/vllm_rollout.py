@@ -9,7 +9,7 @@ they are not those of bench.train.rollout.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -28,10 +28,9 @@ from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import ALONE, Processes, inner
 from bench.core.randomness import hash64
 from bench.core.sampling import EXCLUDED_LOGIT, Vocabulary
-from bench.tasks.prompts import Prompt
-from bench.train.decode import Response
+from bench.train.decode import Sampled
 from bench.train.hidden_states import PassSettings
-from bench.train.rollout import Requests, Rollout, assemble, encode_prompts
+from bench.train.rollout import Requests, Rollout, Sampling, assemble
 from bench.train.scoring import sampled_logprob
 
 TEMPERATURES = (0.01, 2.0)
@@ -119,57 +118,17 @@ class VllmSampler:
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Prompt],
-        *,
-        samples: int,
-        max_new_tokens: int,
-        temperature: float,
-        stop_ids: tuple[int, ...],
-        mask_stop: bool,
-        seed: int,
-        step: int,
+        sampling: Sampling,
         passes: PassSettings,
-        rows: slice = slice(None),
     ) -> Rollout:
-        """`rows` of the `samples` responses of `model` to each prompt, as `sample_rollout` gives.
+        """The responses of `model` that are asked for, as `sample_rollout` gives them.
 
         Raises ConfigError for a temperature or a length that vLLM would change silently, BenchError
         when the check finds other log-probabilities than the training engine's.
         """
-        low, high = TEMPERATURES
-        if not low <= temperature <= high:
-            raise ConfigError(
-                f"temperature: {temperature} is not accepted by vllm: {low} to {high}"
-            )
-        requests = encode_prompts(tokenizer, prompts, samples).rows(rows)
-        needed = max(map(len, requests.prompt_tokens)) + max_new_tokens
-        if needed > self.max_length:
-            raise ConfigError(
-                f"rollout: vllm: a prompt and its response need {needed} tokens, the engine was "
-                f"built for {self.max_length} (max_prompt_tokens, max_new_tokens, the model's own)"
-            )
-        parameters = [
-            self.vllm.SamplingParams(
-                n=1,
-                temperature=temperature,
-                top_p=1.0,
-                top_k=0,
-                min_p=0.0,
-                repetition_penalty=1.0,
-                presence_penalty=0.0,
-                frequency_penalty=0.0,
-                seed=request_seed(seed, step, key),
-                # With the model's own end token ignored, the stop set is exactly the pair's.
-                ignore_eos=True,
-                stop_token_ids=list(stop_ids),
-                max_tokens=max_new_tokens,
-                min_tokens=0,
-                logit_bias=dict.fromkeys(self.vocabulary.excluded_ids, EXCLUDED_LOGIT) or None,
-                logprobs=0,
-                detokenize=False,
-            )
-            for key in requests.keys
-        ]
+        requests = sampling.requests(tokenizer)
+        self._refuse(sampling, requests)
+        parameters = [self._parameters(sampling, key) for key in requests.keys]
         student = inner(model)
         self._wake(student)
         outputs = self.engine.generate(
@@ -179,13 +138,50 @@ class VllmSampler:
         )
         self.engine.sleep(level=2)
         responses = [
-            _response(output.outputs[0], max_new_tokens, student.device) for output in outputs
+            _response(output.outputs[0], sampling.max_new_tokens, student.device)
+            for output in outputs
         ]
-        rollout = assemble(requests, responses, stop_ids, mask_stop)
-        if not self.is_checked or step % self.settings.check_every == 0:
-            self.difference = self._check(model, requests, rollout, temperature, seed, step, passes)
+        rollout = assemble(requests, responses, sampling.stop_ids, sampling.mask_stop)
+        if not self.is_checked or sampling.step % self.settings.check_every == 0:
+            self.difference = self._check(model, requests, rollout, sampling, passes)
             self.is_checked = True
         return rollout
+
+    def _refuse(self, sampling: Sampling, requests: Requests) -> None:
+        """Raise ConfigError for what vLLM would change silently."""
+        low, high = TEMPERATURES
+        if not low <= sampling.temperature <= high:
+            raise ConfigError(
+                f"temperature: {sampling.temperature} is not accepted by vllm: {low} to {high}"
+            )
+        needed = max(map(len, requests.prompt_tokens)) + sampling.max_new_tokens
+        if needed > self.max_length:
+            raise ConfigError(
+                f"rollout: vllm: a prompt and its response need {needed} tokens, the engine was "
+                f"built for {self.max_length} (max_prompt_tokens, max_new_tokens, the model's own)"
+            )
+
+    def _parameters(self, sampling: Sampling, key: str) -> Any:
+        """Every decoding setting, explicitly."""
+        return self.vllm.SamplingParams(
+            n=1,
+            temperature=sampling.temperature,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            seed=request_seed(sampling.seed, sampling.step, key),
+            # With the model's own end token ignored, the stop set is exactly the pair's.
+            ignore_eos=True,
+            stop_token_ids=list(sampling.stop_ids),
+            max_tokens=sampling.max_new_tokens,
+            min_tokens=0,
+            logit_bias=dict.fromkeys(self.vocabulary.excluded_ids, EXCLUDED_LOGIT) or None,
+            logprobs=0,
+            detokenize=False,
+        )
 
     def _wake(self, model: PreTrainedModel) -> None:
         """Weights first, the cache once they are in: both never need room beside a second copy."""
@@ -200,9 +196,7 @@ class VllmSampler:
         model: nn.Module,
         requests: Requests,
         rollout: Rollout,
-        temperature: float,
-        seed: int,
-        step: int,
+        sampling: Sampling,
         passes: PassSettings,
     ) -> float:
         """Mean |log p by vLLM - log p by the training engine| over a sample of the responses, nats;
@@ -211,14 +205,14 @@ class VllmSampler:
         Weights that are one small update old differ by less than kernels do, and pass; they are
         caught when they have fallen so far behind that it shows in the probabilities.
         """
-        keys = [hash64(seed, "check", step, key) for key in requests.keys]
+        keys = [hash64(sampling.seed, "check", sampling.step, key) for key in requests.keys]
         picked = sorted(range(len(keys)), key=keys.__getitem__)[:CHECKED_RESPONSES]
         checked_BT = torch.zeros_like(rollout.mask_BT)
         for row in picked:
             checked_BT[row, : rollout.length_B[row]] = True
         ours_N = sampled_logprob(
             model, replace(rollout, mask_BT=checked_BT), self.vocabulary, passes, self.processes,
-            temperature,
+            sampling.temperature,
         )  # fmt: skip
         own = float((ours_N - rollout.student_logprob_BT[checked_BT]).abs().mean())
         difference = max(self.processes.join_objects([own]), key=lambda x: (x != x, x))
@@ -262,7 +256,7 @@ def shared_weights(model: PreTrainedModel, vocabulary: Vocabulary) -> Iterator[t
         yield name, weight[: vocabulary.size] if id(parameter) in cut else weight
 
 
-def _response(output: Any, max_new_tokens: int, device: torch.device) -> Response:
+def _response(output: Any, max_new_tokens: int, device: torch.device) -> Sampled:
     """A finished completion. Raises BenchError for one that ended for a reason of vLLM's own."""
     tokens = list(output.token_ids)
     is_whole = output.finish_reason == "stop" or len(tokens) == max_new_tokens
@@ -272,7 +266,7 @@ def _response(output: Any, max_new_tokens: int, device: torch.device) -> Respons
             f"{output.finish_reason}"
         )
     logprobs = [at[token].logprob for at, token in zip(output.logprobs, tokens, strict=True)]
-    return Response(
+    return Sampled(
         torch.tensor(tokens, device=device),
         torch.tensor(logprobs, dtype=torch.float32, device=device),
     )

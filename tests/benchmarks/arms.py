@@ -31,6 +31,7 @@ from bench.core.sampling import Vocabulary
 from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import get_pair
 from bench.run.plan import make_plan
+from bench.run.run_experiment import open_trainer
 from bench.train.hidden_states import hidden_states
 from bench.train.loop import Trainer
 from bench.train.rollout import Rollout
@@ -59,7 +60,7 @@ def our_trainer(setting: Setting, rule: str = "full", keep: float = 1.0) -> Trai
         max_new_tokens=setting.tokens, learning_rate=setting.learning_rate, steps=setting.steps,
     )  # fmt: skip
     runtime = Runtime(runs_dir=Path(tempfile.mkdtemp()), progress="off", device="cpu")
-    return Trainer(make_plan(experiment, runtime), load(setting), runtime)
+    return open_trainer(make_plan(experiment, runtime), load(setting), runtime)
 
 
 def sample(setting: Setting, folder: Path) -> None:
@@ -112,9 +113,11 @@ class Ours:
     def prepare(self, step: int) -> None:
         """What sampling leaves behind."""
         trainer, given = self.trainer, self.rollouts[step]
-        if trainer.reuses_hidden and trainer.names:
+        if trainer.setup.reuses_hidden and trainer.setup.names:
             with torch.no_grad():
-                hidden_ND = hidden_states(trainer.student, given, given.mask_BT, trainer.settings)
+                hidden_ND = hidden_states(
+                    trainer.student, given, given.mask_BT, trainer.setup.passes
+                )
             given = replace(given, student_hidden_ND=hidden_ND)
         self.trainer.rollout = lambda step: given  # type: ignore[method-assign]
 

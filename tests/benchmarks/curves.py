@@ -89,7 +89,7 @@ def make_step(side: str, point: Point, folder: Path) -> Any:
 
     from bench.core.config import Experiment, Runtime
     from bench.run.plan import make_plan
-    from bench.train.loop import Trainer
+    from bench.run.run_experiment import open_trainer
 
     make_pair(folder / "pair", point.vocabulary, layers=2)
     pair = load(Setting("curves", str(folder / "pair"), point.batch, point.tokens, STEPS))
@@ -112,7 +112,7 @@ def make_step(side: str, point: Point, folder: Path) -> Any:
         prompts_per_step=point.batch, max_new_tokens=point.tokens,
     )  # fmt: skip
     runtime = Runtime(runs_dir=folder, progress="off", device="cpu", micro_batch=ROWS)
-    trainer = Trainer(make_plan(experiment, runtime), pair, runtime)
+    trainer = open_trainer(make_plan(experiment, runtime), pair, runtime)
     trainer.rollout = lambda step: rollout  # type: ignore[method-assign]
     return trainer.step
 

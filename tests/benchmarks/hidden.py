@@ -23,7 +23,7 @@ from bench.selection.signals import base_signals, with_signals
 from bench.tasks.arithmetic import make_problem, prompt_text
 from bench.tasks.prompts import Prompt
 from bench.train.hidden_states import PassSettings
-from bench.train.rollout import Rollout, sample_rollout
+from bench.train.rollout import Rollout, Sampling, sample_rollout
 from bench.train.scoring import score_rollout
 
 SETTINGS = PassSettings(micro_batch=64, logit_chunk=4_194_304)
@@ -55,9 +55,12 @@ class Case:
 
     def sample(self, keeps_hidden: bool) -> Rollout:
         return sample_rollout(
-            self.student, self.tokenizer, self.vocabulary, problems(self.count), samples=1,
-            max_new_tokens=self.length, temperature=1.0, stop_ids=self.stop_ids, mask_stop=True,
-            seed=0, step=0, batch=256, keeps_hidden=keeps_hidden,
+            self.student, self.tokenizer, self.vocabulary,
+            Sampling(
+                problems(self.count), samples=1, max_new_tokens=self.length, temperature=1.0,
+                stop_ids=self.stop_ids, mask_stop=True, seed=0, step=0,
+            ),
+            batch=256, keeps_hidden=keeps_hidden,
         )  # fmt: skip
 
     def score(self, rollout: Rollout, names: tuple[str, ...]):

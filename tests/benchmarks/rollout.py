@@ -41,7 +41,7 @@ from bench.core.randomness import keyed_uniform
 from bench.core.sampling import KeyedSampler, Vocabulary, sample_tokens
 from bench.pairs.models import load_pair
 from bench.pairs.pair import get_pair
-from bench.train.decode import _decode
+from bench.train.decode import decode
 
 PAGE = 64
 
@@ -94,7 +94,7 @@ def qwen_vocabulary(responses: int, length: int, every: int) -> Work:
 
 
 def ours(w: Work, keeps_hidden: bool = False) -> list[list[int]]:
-    responses = _decode(
+    responses = decode(
         w.model, w.prompts, w.uniform_BT, w.vocabulary, 1.0, w.stop_ids, keeps_hidden
     )
     return [response.token_T.tolist() for response in responses]

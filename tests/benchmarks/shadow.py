@@ -14,10 +14,12 @@ import tempfile
 import time
 
 import bench.train.loop
-import bench.train.loss
+import bench.train.metrics
+import bench.train.scoring
 from bench.core.config import Experiment, Runtime
 from bench.pairs.models import load_pair
 from bench.run.plan import make_plan
+from bench.run.run_experiment import open_trainer
 from bench.train.loop import Trainer
 
 RULES = {"teachability": 0.05, "tip": 0.05, "full": 1.0, "entropy": 0.05, "random": 0.05}
@@ -30,14 +32,15 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
     parser.add_argument("--token-bank", action="store_true", help="write every step's tokens too")
     options = parser.parse_args()
-    bench.train.loop.perf_counter = bench.train.loss.perf_counter = time.process_time
+    for module in (bench.train.loop, bench.train.metrics, bench.train.scoring):
+        module.perf_counter = time.process_time
 
     def trainer(selector: str, keep: float, **runtime) -> Trainer:
         settings = Runtime.parse({"runs_dir": tempfile.mkdtemp(), "progress": "off", **runtime})
         experiment = Experiment(pair=options.pair, selector=selector, keep=keep)
         plan = make_plan(experiment, settings)
         plan.folder.create({}, {})
-        found = Trainer(plan, load_pair(plan.pair), settings)
+        found = open_trainer(plan, load_pair(plan.pair), settings)
         found.step(0)
         return found
 

@@ -13,7 +13,7 @@ import tempfile
 from bench.core.config import Experiment, Runtime
 from bench.pairs.models import load_pair
 from bench.run.plan import make_plan
-from bench.train.loop import Trainer
+from bench.run.run_experiment import open_trainer
 
 RULES = {"full": 1.0, "random": 0.05, "entropy": 0.05, "teachability": 0.05, "jsd": 1.0}
 PHASES = ("rollout", "teacher", "score", "loss")
@@ -29,7 +29,7 @@ def main() -> None:
     for selector, keep in RULES.items():
         experiment = Experiment(pair=options.pair, selector=selector, keep=keep)
         plan = make_plan(experiment, runtime)
-        trainers[selector] = Trainer(plan, load_pair(plan.pair), runtime)
+        trainers[selector] = open_trainer(plan, load_pair(plan.pair), runtime)
         trainers[selector].step(0)
     seconds = {selector: [] for selector in RULES}
     for step in range(1, options.rounds + 1):

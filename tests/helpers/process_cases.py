@@ -26,6 +26,7 @@ from bench.core.errors import BenchError, Stopped
 from bench.core.processes import Processes, Worked, shard
 from bench.pairs.models import load_pair
 from bench.run.plan import make_plan
+from bench.run.run_experiment import open_trainer
 from bench.tasks.responses import Decoding, respond
 from bench.train.loop import Trainer
 from bench.train.metrics import Timer
@@ -93,7 +94,7 @@ def trainer(runtime: dict[str, Any], sharded: str = "", **values: Any) -> Traine
 
         Accelerator.prepare = prepare_sharded  # type: ignore[method-assign]
     try:
-        return Trainer(plan, load_pair(plan.pair), settings)
+        return open_trainer(plan, load_pair(plan.pair), settings)
     finally:
         Accelerator.prepare = prepare  # type: ignore[method-assign]
 
@@ -188,9 +189,9 @@ def exchanged() -> dict[str, Any]:
 def observed() -> dict[str, Any]:
     """The shadow panel where one process keeps all of its tokens and the other does not."""
     one = trainer({"shadow": ("entropy",)}, selector="random", keep=0.99)
-    one.processes.lead(lambda: one.plan.folder.create({}, {}))
+    one.processes.lead(lambda: one.folder.create({}, {}))
     one.step(0)
-    shadow = one.processes.lead(one.plan.folder.shadow.read_text)
+    shadow = one.processes.lead(one.folder.shadow.read_text)
     return {"kept": json.loads(shadow)["kept"]}
 
 

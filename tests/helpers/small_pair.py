@@ -15,7 +15,7 @@ from bench.pairs.pair import get_pair
 from bench.pairs.tiny.build import build_tokenizer
 from bench.tasks.arithmetic import make_problem, prompt_text
 from bench.tasks.prompts import Prompt
-from bench.train.rollout import Rollout, sample_rollout
+from bench.train.rollout import Rollout, Sampling, sample_rollout
 
 CLASSES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 
@@ -68,14 +68,11 @@ def prompts(count: int = 4) -> list[Prompt]:
     return [Prompt(p.id, prompt_text(p), p.answer, p.split) for p in problems]
 
 
-def rollout(pair: LoadedPair, count: int = 4, **settings) -> Rollout:
+def sampling(count: int = 4, **values) -> Sampling:
     """Responses of unequal length: the stop tokens are made likely by declaring many of them."""
-    return sample_rollout(
-        pair.student,
-        pair.tokenizer,
-        pair.vocabulary,
-        prompts(count),
+    return Sampling(
         **{
+            "prompts": prompts(count),
             "samples": 2,
             "max_new_tokens": 12,
             "temperature": 1.0,
@@ -83,7 +80,16 @@ def rollout(pair: LoadedPair, count: int = 4, **settings) -> Rollout:
             "mask_stop": True,
             "seed": 0,
             "step": 0,
-            "batch": 64,
-            **settings,
-        },
+            **values,
+        }
     )
+
+
+def rollout(
+    pair: LoadedPair, count: int = 4, batch: int = 64, keeps_hidden: bool = False, **values
+) -> Rollout:
+    """`sampling(count, **values)` of the pair's student."""
+    return sample_rollout(
+        pair.student, pair.tokenizer, pair.vocabulary, sampling(count, **values),
+        batch=batch, keeps_hidden=keeps_hidden,
+    )  # fmt: skip

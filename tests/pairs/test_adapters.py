@@ -19,10 +19,11 @@ from bench.core.stopping import StopRequest
 from bench.pairs.adapters import add_adapter, base_of, is_adapter, weight_sharing_copy
 from bench.pairs.models import content_sha256, load_model, load_pair
 from bench.run.plan import make_plan
-from bench.run.run_experiment import run_experiment
+from bench.run.run_experiment import open_trainer, run_experiment
 from bench.run.trained_model import evaluate_checkpoint, merge_checkpoint, scores_of
 from bench.train.hidden_states import PassSettings, hidden_states
 from bench.train.loop import Trainer, train
+from bench.train.setup import place_frozen
 
 LORA = {"lora": 4, "learning_rate": 1e-2}
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)
@@ -42,7 +43,7 @@ def test_only_adapters_are_trained_and_the_loss_falls(tmp_path, architecture, ti
     found = trainer(tmp_path, **LORA, pair=pair, selector="full", steps=8, prompts_per_step=12)
     before, base = split(found)
     assert len(before) == 2 * len(LORA_TARGETS) * found.pair.student.config.num_hidden_layers
-    held = {id(p) for group in found.optimizer.param_groups for p in group["params"]}
+    held = {id(p) for group in found.setup.optimizer.param_groups for p in group["params"]}
     trained = {name for name, p in found.pair.student.named_parameters() if id(p) in held}
     assert trained == set(before)
     sample = found.rollout(0)
@@ -136,9 +137,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path):
     assert not same(weights(stopped), weights(resumed))
     train(resumed, Progress("off"), StopRequest(), dict)
     assert same(weights(whole), weights(resumed))
-    lines = [
-        [json.loads(line) for line in metrics_lines(t.plan.folder.path)] for t in (whole, resumed)
-    ]
+    lines = [[json.loads(line) for line in metrics_lines(t.folder.path)] for t in (whole, resumed)]
     for one, other in zip(*lines, strict=True):
         for name in ("loss", "grad_norm", "learning_rate", "trained_tokens"):
             assert one[name] == other[name]
@@ -147,7 +146,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path):
 def test_checkpoints_hold_the_adapters_alone(tmp_path):
     found = trainer(tmp_path, **LORA, steps=1)
     train(found, Progress("off"), StopRequest(), dict)
-    (folder,) = found.plan.folder.checkpoints.glob("step-*")
+    (folder,) = found.folder.checkpoints.glob("step-*")
     saved = load_file(folder / "trained.safetensors")
     assert same(saved, split(found)[0]) and len(saved) == len(split(found)[0])
     assert not list(folder.glob("model*"))
@@ -258,7 +257,7 @@ def self_distilled(tmp_path, side="student", **values) -> tuple[Trainer, Trainer
     for is_one in (True, False):
         plan = make_plan(experiment(**settings), runtime)
         assert plan.is_one_model
-        found.append(Trainer(plan, load_pair(plan.pair, one_model=is_one), runtime))
+        found.append(open_trainer(plan, load_pair(plan.pair, one_model=is_one), runtime))
     return found[0], found[1]
 
 
@@ -270,7 +269,7 @@ def test_one_model_in_memory_equals_two(tmp_path, dtype):
             for name, parameter in found.pair.student.named_parameters():
                 if "lora_B" in name:
                     parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(3))
-        found.place_frozen()
+        place_frozen(found.setup, found.experiment, found.runtime)
     lines, others = run_steps(one), run_steps(two)
     assert lines[0]["signals"]["reverse_kl_BT"]["all"] > 0.1
     for line, other in zip(lines, others, strict=True):
@@ -303,10 +302,10 @@ def test_teacher_and_student_are_one_model_only_where_files_and_adapters_say_so(
 def test_a_reference_shares_the_frozen_weights(tmp_path):
     plain = trainer(tmp_path / "a", selector="cc", keep=0.5, lora=4)
     own = {id(p) for p in plain.pair.student.parameters()}
-    assert all(id(p) in own for p in plain.reference.parameters())
+    assert all(id(p) in own for p in plain.setup.reference.parameters())
     full = trainer(tmp_path / "b", selector="cc", keep=0.5)
     own = {id(p) for p in full.pair.student.parameters()}
-    assert not any(id(p) in own for p in full.reference.parameters())
+    assert not any(id(p) in own for p in full.setup.reference.parameters())
 
 
 def test_a_weight_sharing_copy_is_the_same_function_on_the_same_parameters():

@@ -10,7 +10,7 @@ from bench.core.config import Experiment, Runtime
 from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import embedded_pair_names, get_pair
 from bench.run.plan import make_plan
-from bench.train.loop import Trainer
+from bench.run.run_experiment import open_trainer
 from bench.train.objectives import DEFAULTS
 
 STEPS = 5
@@ -29,7 +29,7 @@ def five_steps(pair_name: str, tmp_path, **values) -> list[dict]:
     pair.student.load_state_dict(before)
     runtime = Runtime(runs_dir=tmp_path, progress="off", device="cpu")
     plan = make_plan(Experiment.parse({"pair": pair_name, **SMALL, **values}), runtime)
-    trainer = Trainer(plan, pair, runtime)
+    trainer = open_trainer(plan, pair, runtime)
     lines = [trainer.step(step) for step in range(STEPS)]
     assert all(line["sampled_tokens"] > 0 for line in lines)
     moved = any(not torch.equal(v, before[k]) for k, v in pair.student.state_dict().items())

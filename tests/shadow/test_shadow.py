@@ -34,11 +34,11 @@ ARMS = [
 
 
 def lines(found) -> list[dict]:
-    return [json.loads(line) for line in found.plan.folder.shadow.read_text().splitlines()]
+    return [json.loads(line) for line in found.folder.shadow.read_text().splitlines()]
 
 
 def bank(found) -> pd.DataFrame:
-    return pd.read_parquet(found.plan.folder.token_bank)
+    return pd.read_parquet(found.folder.token_bank)
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm["selector"])
@@ -142,7 +142,7 @@ def test_the_logged_statistics_follow_from_the_banked_tokens(shadowed):
 
 
 def test_the_banks_columns_are_those_that_are_documented(shadowed):
-    path = token_bank.step_file(shadowed.plan.folder.token_bank, 1)
+    path = token_bank.step_file(shadowed.folder.token_bank, 1)
     schema = pq.read_schema(path)
     facts = json.loads(schema.metadata[b"opd_bench"])
     documented = [
@@ -154,7 +154,7 @@ def test_the_banks_columns_are_those_that_are_documented(shadowed):
     assert schema.field("forward_kl").metadata[b"description"] == b"KL(q\xe2\x80\x96p) = "\
         b"\xce\xa3 q (log q - log p)."  # fmt: skip
     assert facts["step"] == 1 and facts["k"] == 8 and facts["keep"] == 0.15
-    assert facts["run_id"] == shadowed.plan.run_id
+    assert facts["run_id"] == shadowed.folder.path.name
     frame = bank(shadowed)
     assert sorted(frame["step"].unique()) == [1, 2]
     assert not frame.isna().any().any()
@@ -208,7 +208,7 @@ def test_a_bank_without_a_panel_holds_the_runs_own_rule(tmp_path):
     found = trainer(tmp_path, {"token_bank": 1}, steps=1)
     run_steps(found)
     assert [name for name in bank(found) if name.startswith("mask_")] == ["mask_teachability"]
-    assert not found.plan.folder.shadow.exists()
+    assert not found.folder.shadow.exists()
 
 
 def test_a_resumed_run_has_the_logs_of_an_uninterrupted_one(tmp_path):
@@ -221,7 +221,7 @@ def test_a_resumed_run_has_the_logs_of_an_uninterrupted_one(tmp_path):
     with pytest.raises(Stopped):
         train(stopped, Progress("off"), request, dict)
     # A killed run took two more steps without a checkpoint, and died in the middle of a write.
-    folder = stopped.plan.folder
+    folder = stopped.folder
     stopped.step(1), stopped.step(2)
     with folder.shadow.open("a") as file:
         file.write('{"step": 4, "rul')
@@ -243,7 +243,7 @@ def test_a_bank_that_cannot_be_written_leaves_no_part_of_a_file(tmp_path, monkey
     monkeypatch.setattr("bench.shadow.token_bank.pq.write_table", full_disk)
     with pytest.raises(BenchError, match=r"token bank .*step-000001.*No space left"):
         found.step(0)
-    assert list(found.plan.folder.token_bank.iterdir()) == []
+    assert list(found.folder.token_bank.iterdir()) == []
 
 
 def test_the_panel_is_no_part_of_the_runs_identity():

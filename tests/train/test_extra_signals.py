@@ -14,11 +14,11 @@ from bench.train.extra_signals import (
     after,
     counterfactual_logprob,
     group_B,
-    load_reference,
     reward_B,
 )
 from bench.train.hidden_states import PassSettings
 from bench.train.scoring import sampled_logprob, score_rollout
+from bench.train.setup import load_reference
 
 WHOLE = PassSettings(micro_batch=64, logit_chunk=1 << 24)
 PIECES = PassSettings(micro_batch=2, logit_chunk=3000)
@@ -115,7 +115,7 @@ def test_rewards_check_the_answer_that_evaluation_would_read():
             row_key_B=(f"{prompt.id}/0",),
             length_B=(len(tokens),),
         )
-        assert reward_B(one, [prompt], Arithmetic(), pair).tolist() == [expected]
+        assert reward_B(one, [prompt], Arithmetic().is_correct, pair).tolist() == [expected]
 
 
 def test_responses_to_one_prompt_are_a_group():

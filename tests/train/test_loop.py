@@ -188,8 +188,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     found.step = poisoned
     with pytest.raises(BenchError, match=r"step 3.*(?:not finite|NaN).*step-000002"):
         train(found, Progress("off"), StopRequest(), dict)
-    assert last_checkpoint(found.plan.folder.checkpoints).step == 2
-    assert len(metrics_lines(found.plan.folder.path)) == 2
+    assert last_checkpoint(found.folder.checkpoints).step == 2
+    assert len(metrics_lines(found.folder.path)) == 2
 
 
 def test_stopping_finishes_the_step_and_resuming_gives_the_same_run(tmp_path):
@@ -205,9 +205,7 @@ def test_stopping_finishes_the_step_and_resuming_gives_the_same_run(tmp_path):
     train(resumed, Progress("off"), StopRequest(), dict)
     assert same(weights(whole), weights(resumed))
     assert resumed.totals.trained == whole.totals.trained
-    lines = [
-        [json.loads(line) for line in metrics_lines(t.plan.folder.path)] for t in (whole, resumed)
-    ]
+    lines = [[json.loads(line) for line in metrics_lines(t.folder.path)] for t in (whole, resumed)]
     assert [line["step"] for line in lines[1]] == [1, 2, 3, 4]
     for one, other in zip(*lines, strict=True):
         for name in ("loss", "grad_norm", "learning_rate", "signals", "trained_tokens"):
@@ -244,9 +242,7 @@ def test_what_a_rule_carries_from_step_to_step_survives_a_stop(tmp_path, selecto
     resumed = trainer(tmp_path / "b", **settings)
     train(resumed, Progress("off"), StopRequest(), dict)
     assert same(weights(whole), weights(resumed))
-    lines = [
-        [json.loads(line) for line in metrics_lines(t.plan.folder.path)] for t in (whole, resumed)
-    ]
+    lines = [[json.loads(line) for line in metrics_lines(t.folder.path)] for t in (whole, resumed)]
     for one, other in zip(*lines, strict=True):
         for name in ("loss", "grad_norm", "keep", "realised_keep", "signals"):
             assert one[name] == other[name]
@@ -320,8 +316,8 @@ def test_a_model_may_be_the_reference(tmp_path):
 
 
 def test_models_that_only_a_rule_asks_for_are_not_loaded_without_it(tmp_path):
-    assert trainer(tmp_path, selector="teachability").reference is None
-    assert trainer(tmp_path, selector="shuffled(cc)").reference is not None
+    assert trainer(tmp_path, selector="teachability").setup.reference is None
+    assert trainer(tmp_path, selector="shuffled(cc)").setup.reference is not None
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("io")])
@@ -338,7 +334,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, error
     monkeypatch.setattr(found.accelerator, "save_state", fail)
     with pytest.raises(BenchError, match=r"step 2 could not be saved.*step 1 is kept"):
         train(found, Progress("off"), StopRequest(), dict)
-    folder = found.plan.folder.checkpoints
+    folder = found.folder.checkpoints
     assert [path.name for path in folder.iterdir()] == ["step-000001"]
 
 
@@ -361,14 +357,14 @@ def test_stopped_at_the_last_step_the_run_is_evaluated_by_the_same_command(tmp_p
     request.requested = True
     with pytest.raises(Stopped, match="stopped after step 1 of 1"):
         train(found, Progress("off"), request, dict)
-    assert last_checkpoint(found.plan.folder.checkpoints).step == 1
+    assert last_checkpoint(found.folder.checkpoints).step == 1
     assert train(trainer(tmp_path, steps=1), Progress("off"), StopRequest(), dict).sampled > 0
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
     found = trainer(tmp_path, {"checkpoint_every": 1}, steps=4)
     train(found, Progress("off"), StopRequest(), dict)
-    names = sorted(path.name for path in found.plan.folder.checkpoints.iterdir())
+    names = sorted(path.name for path in found.folder.checkpoints.iterdir())
     assert names == ["step-000003", "step-000004"]
 
 
@@ -506,7 +502,7 @@ def test_a_trainer_samples_through_vllm(tmp_path, monkeypatch):
     vllm_stand_in.install(monkeypatch)
     found = trainer(tmp_path, {"vllm_check_every": 1}, rollout="vllm", steps=2, keep=1.0)
     first, second = run_steps(found)
-    assert found.vllm.engine.calls.count("reload") == 2
+    assert found.setup.vllm.engine.calls.count("reload") == 2
     assert 0 <= second["vllm_difference"] < 1e-5
     assert first["sampled_tokens"] > 0
     again = trainer(tmp_path / "b", rollout="vllm", steps=2, keep=1.0)
@@ -529,7 +525,7 @@ def test_under_fsdp_autocast_alone_sets_the_precision(tmp_path, monkeypatch):
         made.state.fsdp_plugin = plugin
         return made
 
-    monkeypatch.setattr("bench.train.loop.make_accelerator", with_plugin)
+    monkeypatch.setattr("bench.train.setup.make_accelerator", with_plugin)
     found = trainer(tmp_path, dtype="bfloat16")
     assert plugin.mixed_precision_policy is None
     assert found.accelerator.mixed_precision == "bf16"

@@ -203,11 +203,14 @@ def test_training_holds_the_teacher_in_bfloat16_and_ends_in_the_same_place(tmp_p
     settings = {"dtype": "bfloat16", "selector": "cc", "keep": 0.3}
     held = trainer(tmp_path / "a", **settings)
     train(held, Progress("off"), StopRequest(), dict)
-    monkeypatch.setattr("bench.train.loop.hold_in_bfloat16", lambda model: None)
+    monkeypatch.setattr("bench.train.setup.hold_in_bfloat16", lambda model: None)
     plain = trainer(tmp_path / "b", **settings)
     train(plain, Progress("off"), StopRequest(), dict)
     assert same(weights(held), weights(plain))
-    for model, other in ((held.teacher, plain.teacher), (held.reference, plain.reference)):
+    for model, other in (
+        (held.teacher, plain.teacher),
+        (held.setup.reference, plain.setup.reference),
+    ):
         projection = "base_model.layers.0.self_attn.q_proj.weight"
         assert model.get_parameter(projection.removeprefix("base_")).dtype == torch.bfloat16
         assert other.get_parameter(projection.removeprefix("base_")).dtype == torch.float32
@@ -284,7 +287,7 @@ def test_offload_keeps_half_precision(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_with_its_teacher_offloaded_ends_in_the_same_place(tmp_path, monkeypatch, dtype):
     """With what asks for the teacher out of turn: a measured gain, and the shadow panel."""
-    monkeypatch.setattr("bench.train.loop.check_offload", lambda *_: None)
+    monkeypatch.setattr("bench.train.setup.check_offload", lambda *_: None)
     settings = {"log_signals": ("gain_BT",), "shadow": ("random", "forward_kl")}
     found = []
     for offload in (False, True):
@@ -295,7 +298,7 @@ def test_a_run_with_its_teacher_offloaded_ends_in_the_same_place(tmp_path, monke
         train(run, Progress("off"), StopRequest(), dict)
         found.append(run)
     assert same(weights(found[0]), weights(found[1]))
-    one, other = (without_seconds(run.plan.folder) for run in found)
+    one, other = (without_seconds(run.folder) for run in found)
     assert one == other
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from dense import dense_logits
 from scipy import stats
-from small_pair import loaded_pair, prompts, rollout
+from small_pair import loaded_pair, prompts, rollout, sampling
 from transformers import GenerationConfig, LogitsProcessorList
 
 from bench.core.randomness import keyed_uniform
@@ -213,8 +213,8 @@ def test_ids_that_left_the_vocabulary_are_never_sampled(pair):
     excluded = tuple(range(0, 600, 2))
     vocabulary = Vocabulary(pair.vocabulary.size, excluded)
     sample = sample_rollout(
-        pair.student, pair.tokenizer, vocabulary, prompts(), samples=1, max_new_tokens=8,
-        temperature=1.0, stop_ids=(656,), mask_stop=True, seed=0, step=0, batch=8,
+        pair.student, pair.tokenizer, vocabulary,
+        sampling(samples=1, max_new_tokens=8, stop_ids=(656,)), batch=8,
     )  # fmt: skip
     tokens = set(sample.token_BT[sample.mask_BT].tolist())
     assert len(tokens) > 3

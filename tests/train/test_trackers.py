@@ -42,7 +42,7 @@ def expected(run: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_holds_every_number_of_metrics_jsonl(tmp_path):
     found = trainer(tmp_path, LOGGED, eval_every=2, selector="entropy")
     train(found, Progress("off"), StopRequest(), lambda step: {"tiny_math_tune": step / 8})
-    run = found.plan.folder.path
+    run = found.folder.path
     logged = events(run)
     assert logged == expected(run)
     assert logged["evaluation/tiny_math_tune"] == [(2, 0.25)]
@@ -58,7 +58,7 @@ def test_a_stopped_and_resumed_run_sends_no_step_twice(tmp_path):
     request.requested = True
     with pytest.raises(Stopped):
         train(stopped, Progress("off"), request, dict)
-    run = stopped.plan.folder.path
+    run = stopped.folder.path
     assert len(events(run)["loss"]) == 1
     train(trainer(tmp_path, LOGGED), Progress("off"), StopRequest(), dict)
     assert events(run) == expected(run)
@@ -77,7 +77,7 @@ def test_steps_taken_again_after_a_kill_are_not_sent_again(tmp_path):
     killed.step = step
     with pytest.raises(KeyboardInterrupt):
         train(killed, Progress("off"), StopRequest(), dict)
-    run = killed.plan.folder.path
+    run = killed.folder.path
     for checkpoint in sorted((run / "checkpoints").glob("step-*"))[1:]:  # as if saved less often
         for file in checkpoint.iterdir():
             file.unlink()
@@ -96,7 +96,7 @@ def test_a_tracker_that_is_asked_for_later_gets_the_earlier_steps_too(tmp_path):
     with pytest.raises(Stopped):
         train(stopped, Progress("off"), request, dict)
     train(trainer(tmp_path, LOGGED), Progress("off"), StopRequest(), dict)
-    assert events(stopped.plan.folder.path) == expected(stopped.plan.folder.path)
+    assert events(stopped.folder.path) == expected(stopped.folder.path)
 
 
 class Heard:

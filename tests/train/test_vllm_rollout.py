@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import vllm_stand_in
-from small_pair import loaded_pair, prompts, rollout
+from small_pair import loaded_pair, prompts, rollout, sampling
 
 from bench.core.config import Experiment
 from bench.core.errors import BenchError, ConfigError
@@ -51,12 +51,9 @@ def sample(sampler, pair, count=4, model=None, given=None, **settings):
     return sampler.sample(
         model or pair.student,
         pair.tokenizer,
-        given or prompts(count),
-        **{
-            "samples": 2, "max_new_tokens": 12, "temperature": 1.0, "stop_ids": STOPS,
-            "mask_stop": True, "seed": 0, "step": 0, "passes": PassSettings(64, 2048), **settings,
-        },
-    )  # fmt: skip
+        sampling(**{"prompts": given or prompts(count), "stop_ids": STOPS, **settings}),
+        PassSettings(64, 2048),
+    )
 
 
 def moved(model, by: float):
