@@ -123,7 +123,7 @@ def _run(
         trainer.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids,
         "trained", items,
     )  # fmt: skip
-    peak = trainer.peak_memory_bytes()
+    peak = trainer.setup.peak_memory_bytes()
 
     def write() -> None:
         values = {

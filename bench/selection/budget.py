@@ -46,37 +46,38 @@ def select_tokens(
     fewer scores above -inf than the budget when the selector does not abstain.
     """
     _check(score_BT, mask_BT, keep, min_keep_per_response)
-    order_N, row_N = _best_first(score_BT, mask_BT, ties, seed, step, row_key_B)
-    # order_N: flat indices of eligible tokens, best first; row_N: their rows.
-    rows = mask_BT.shape[0]
-    length_B = mask_BT.sum(1)
-    eligible_B = torch.bincount(row_N, minlength=rows)
-    rank_N = _rank_within_row(row_N, eligible_B)
-    if scope == "batch":
-        spend = budget(keep, int(length_B.sum()))
-        if spend > order_N.numel() and not abstains:
-            raise ValueError(
-                f"the budget is {spend} of {int(length_B.sum())} tokens (keep={keep}), "
-                f"but only {order_N.numel()} have a score above -inf"
-            )
-        chosen_N = torch.arange(order_N.numel(), device=order_N.device) < spend
-    elif scope == "response":
-        spend_B = torch.tensor([budget(keep, n) for n in length_B.tolist()]).to(row_N.device)
-        if bool((spend_B > eligible_B).any()) and not abstains:
-            row = int((spend_B > eligible_B).nonzero()[0])
-            raise ValueError(
-                f"response {row}: the budget is {int(spend_B[row])} of {int(length_B[row])} "
-                f"tokens (keep={keep}), but only {int(eligible_B[row])} have a score above -inf"
-            )
-        chosen_N = rank_N < spend_B[row_N]
-    else:
-        raise ValueError(f"scope: {scope!r} is not accepted: 'batch' or 'response'")
-    if min_keep_per_response:
-        # Best first within a row: the chosen ones are the row's first, so a rank cut tops up.
-        chosen_N = chosen_N | (rank_N < min_keep_per_response)
-    selected_BT = torch.zeros(mask_BT.shape, dtype=torch.bool, device=mask_BT.device)
-    selected_BT.view(-1)[order_N[chosen_N]] = True
+    score_N = score_BT.detach()[mask_BT]
+    spent = select_each(
+        score_N[None], mask_BT, keep=keep, scope=scope,
+        min_keep_per_response=min_keep_per_response, ties=ties, seed=seed, step=step,
+        row_key_B=row_key_B,
+    )  # fmt: skip
+    if not abstains:
+        _refuse_shortage(score_N > -torch.inf, mask_BT, keep, scope)
+    selected_BT = torch.zeros_like(mask_BT)
+    selected_BT[mask_BT] = spent.selected_RN[0]
     return selected_BT
+
+
+def _refuse_shortage(eligible_N: Tensor, mask_BT: Tensor, keep: float, scope: str) -> None:
+    """Raise ValueError where fewer tokens may be kept than the budget asks for."""
+    if scope == "batch":
+        tokens, eligible = eligible_N.numel(), int(eligible_N.sum())
+        if budget(keep, tokens) > eligible:
+            raise ValueError(
+                f"the budget is {budget(keep, tokens)} of {tokens} tokens (keep={keep}), "
+                f"but only {eligible} have a score above -inf"
+            )
+        return
+    eligible_BT = torch.zeros_like(mask_BT)
+    eligible_BT[mask_BT] = eligible_N
+    counts = zip(mask_BT.sum(1).tolist(), eligible_BT.sum(1).tolist(), strict=True)
+    for row, (tokens, eligible) in enumerate(counts):
+        if budget(keep, tokens) > eligible:
+            raise ValueError(
+                f"response {row}: the budget is {budget(keep, tokens)} of {tokens} "
+                f"tokens (keep={keep}), but only {eligible} have a score above -inf"
+            )
 
 
 def _check(score_BT: Tensor, mask_BT: Tensor, keep: float, min_keep_per_response: int) -> None:
@@ -100,25 +101,6 @@ def _check(score_BT: Tensor, mask_BT: Tensor, keep: float, min_keep_per_response
         )
 
 
-def _best_first(
-    score_BT: Tensor,
-    mask_BT: Tensor,
-    ties: str,
-    seed: int,
-    step: int,
-    row_key_B: RowKeys | None,
-) -> tuple[Tensor, Tensor]:
-    """Flat indices of the tokens that may be kept, best first, and their rows."""
-    shape = (mask_BT.shape[0], mask_BT.shape[1])
-    eligible_BT = mask_BT & (score_BT > -torch.inf)
-    row_N, position_N = eligible_BT.nonzero(as_tuple=True)
-    tie_N = _tie_order(row_N, position_N, shape, ties, seed, step, row_key_B, mask_BT.device)
-    by_tie_N = torch.argsort(tie_N, stable=True)
-    score_N = score_BT.detach()[row_N, position_N][by_tie_N]
-    order_N = by_tie_N[torch.argsort(score_N, descending=True, stable=True)]
-    return (row_N * shape[1] + position_N)[order_N], row_N[order_N]
-
-
 def _tie_order(
     row_N: Tensor,
     position_N: Tensor,
@@ -136,16 +118,6 @@ def _tie_order(
     if ties == "earlier":
         return position_N * shape[0] + row_N
     raise ValueError(f"ties: {ties!r} is not accepted: 'hash' or 'earlier'")
-
-
-def _rank_within_row(row_N: Tensor, eligible_B: Tensor) -> Tensor:
-    """For tokens listed best first: how many better ones of the same row come before each."""
-    by_row_N = torch.argsort(row_N, stable=True)
-    first_B = eligible_B.cumsum(0) - eligible_B
-    rank_N = torch.empty_like(row_N)
-    place_N = torch.arange(row_N.numel(), device=row_N.device)
-    rank_N[by_row_N] = place_N - first_B[row_N[by_row_N]]
-    return rank_N
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,11 @@
-"""How responses are cut into micro-batches. Imports no sibling."""
+"""The backbone over a rollout, in micro-batches of responses: hidden states of wanted tokens.
+
+Position t of a response is predicted at index `prompt_length + t - 1` of its sequence; padding is
+on the right, where causal attention never looks.
+
+With several processes, a rollout here is this process's own rows, and every process runs the same
+number of forward passes: those that have fewer micro-batches run one token for nothing.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

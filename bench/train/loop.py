@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -16,7 +15,6 @@ from bench.core.errors import BenchError, Stopped
 from bench.core.keep_schedule import keep_at
 from bench.core.processes import ALONE, full_number, is_sharded, reshard, run
 from bench.core.progress import Progress
-from bench.core.provenance import peak_memory_bytes
 from bench.core.records import RunFolder
 from bench.core.stopping import StopRequest
 from bench.pairs.models import LoadedPair
@@ -29,7 +27,7 @@ from bench.train.extra_signals import ExtraSources, extra_signal
 from bench.train.loss import LossInputs, LossOutputs, accumulate_loss, token_scale
 from bench.train.metrics import StepTaken, Timer, Totals, line_of
 from bench.train.placement import recomputed
-from bench.train.rollout import Rollout, Sampling, join_rollouts, sample_rollout
+from bench.train.rollout import Rollout, Sampling, sample_rollout
 from bench.train.scoring import Scored, score_rollout
 from bench.train.setup import Setup, make_setup, place_frozen
 from bench.train.trackers import Track, open_trackers
@@ -96,7 +94,7 @@ class Trainer:
             with timer.phase("loss"):
                 grad_norm = self.update(outputs.loss)
         self.totals.add(taken)
-        return line_of(taken, grad_norm, self.setup, timer.step, self.peak_memory_bytes())
+        return line_of(taken, grad_norm, self.setup, timer.step)
 
     def rollout(self, step: int) -> Rollout:
         """The step's responses: each process samples its own rows, and gets all."""
@@ -127,11 +125,7 @@ class Trainer:
             )
             with torch.no_grad():
                 own = run(self.student, sample)
-        if processes.size == 1:
-            return own
-        sent = replace(own, student_hidden_ND=None).to("cpu")
-        whole = join_rollouts(processes.join_objects([sent])).to(self.accelerator.device)
-        return replace(whole, student_hidden_ND=own.student_hidden_ND)
+        return own.of_all(processes)
 
     def own(self, rollout: Rollout) -> Rollout:
         """This process's rows of a rollout."""
@@ -219,8 +213,7 @@ class Trainer:
         *,
         keeps_hidden: bool = False,
     ) -> LossOutputs:
-        """Loss and gradient over the selection; `teacher_hidden_ND` and those given back are of the
-        own rows."""
+        """Loss and gradient over the selection; hidden states, given or found, are own rows'."""
         scale_BT = token_scale(selection.weight_BT, rollout.mask_BT, self.experiment.normalize)
         inputs = LossInputs(
             self.experiment.objective, self.experiment.objective_params,
@@ -232,10 +225,6 @@ class Trainer:
                 self.student, self.teacher, self.own(rollout), self.pair.vocabulary, inputs,
                 self.setup.passes, self.accelerator.backward, self.processes,
             )  # fmt: skip
-        shares = self.processes.join_objects([(outputs.loss, outputs.scored)])
-        outputs = replace(
-            outputs, loss=sum(loss for loss, _ in shares), scored=sum(n for _, n in shares)
-        )
         self.totals.scored += outputs.scored
         return outputs
 
@@ -256,10 +245,6 @@ class Trainer:
         """One update on every token of a rollout."""
         everything = Selection.of_weights(rollout.mask_BT.float())
         self.update(self.gradient(rollout, everything, teacher_hidden_ND).loss)
-
-    def peak_memory_bytes(self) -> int:
-        """Of the process that needed most."""
-        return self.processes.most(peak_memory_bytes(self.accelerator.device.type))
 
 
 def train(

@@ -1,12 +1,7 @@
-"""The passes over a rollout: scoring without gradient, the loss over a fixed selection, and what
-the shadow panel reads besides.
+"""The gradient pass: the loss over a fixed selection, with one denominator for the whole batch.
 
-Neither holds a (B, T, V) tensor: the backbone runs on micro-batches of responses, the head on
-chunks of positions. Position t of a response is predicted at index `prompt_length + t - 1` of its
-sequence; padding is on the right, where causal attention never looks.
-
-With several processes, a rollout here is this process's own rows, and every process runs the same
-number of forward passes: those that have fewer micro-batches run one token for nothing.
+It never holds a (B, T, V) tensor: the backbone runs on micro-batches of responses
+(`hidden_states`), the head on chunks of positions (`ChunkedLoss`).
 """
 
 from collections.abc import Callable, Mapping
@@ -50,9 +45,9 @@ class LossOutputs:
     """What the loss pass found."""
 
     loss: float
-    """Of this process's rows."""
+    """Of the whole batch."""
     scored: int
-    """Positions that the teacher ran on."""
+    """Positions that the teacher ran on, on all processes."""
     student_hidden_ND: Tensor | None
     teacher_hidden_ND: Tensor | None
     """The last hidden states of the N masked tokens; None unless asked for and all selected."""
@@ -74,57 +69,73 @@ def accumulate_loss(
     """
     # NaN-proof: a weight of 0 skips the token, it does not multiply it.
     active_BT = inputs.scale_BT > 0
-    scale_N, token_N = inputs.scale_BT[active_BT], rollout.token_BT[active_BT]
     teacher_ND, scored = inputs.teacher_hidden_ND, 0
     if teacher_ND is not None:
         teacher_ND = teacher_ND[active_BT[rollout.mask_BT]]
     else:
         with torch.no_grad():
             teacher_ND = hidden_states(teacher, rollout, active_BT, settings, processes)
-        scored = token_N.numel()
+        scored = teacher_ND.shape[0]
+    tokens = _Tokens(
+        rollout, vocabulary, inputs, active_BT, inputs.scale_BT[active_BT],
+        rollout.token_BT[active_BT], teacher_ND, head_weight(teacher),
+        settings.positions(vocabulary.size),
+    )  # fmt: skip
+    count = tokens.token_N.numel()
     # Every process keeps them or none does: the panel then runs the same passes on all.
-    keeps_hidden = inputs.keeps_hidden and not processes.any(
-        token_N.numel() != int(rollout.mask_BT.sum())
-    )
+    keeps_hidden = inputs.keeps_hidden and not processes.any(count != int(rollout.mask_BT.sum()))
     student_ND = teacher_ND.new_empty(0, inner(student).config.hidden_size)
-    chunk = settings.positions(vocabulary.size)
     total = 0.0
-
-    teacher_head_VD = head_weight(teacher)
-
-    def loss_of(model: PreTrainedModel, rows_M: Tensor, batch_N: Tensor) -> tuple[Tensor, Tensor]:
-        hidden_ND = backbone(model, rollout, rows_M, active_BT)
-        loss = ChunkedLoss.apply(
-            hidden_ND,
-            head_weight(model)[: vocabulary.size],
-            lambda student_NV, piece: (
-                scale_N[batch_N][piece]
-                * token_loss(
-                    inputs.objective,
-                    vocabulary.cut(student_NV),
-                    project(teacher_ND[batch_N][piece], teacher_head_VD, vocabulary),
-                    token_N[batch_N][piece],
-                    inputs.objective_params,
-                )
-            ),
-            chunk,
-        )
-        return loss, hidden_ND.detach()
-
     batches = batches_of(active_BT, rollout.prompt_length_B, settings, processes)
     for number, (rows_M, batch_N) in enumerate(batches):
         # DDP decides in the forward pass whether the backward pass exchanges gradients.
         with processes.accumulating(student, number + 1 == len(batches)):
-            loss, hidden_ND = run(student, partial(loss_of, rows_M=rows_M, batch_N=batch_N))
+            loss, hidden_ND = run(student, partial(tokens.loss, rows_M=rows_M, batch_N=batch_N))
             if keeps_hidden:
                 if not student_ND.numel():
-                    student_ND = hidden_ND.new_empty(token_N.numel(), hidden_ND.shape[-1])
+                    student_ND = hidden_ND.new_empty(count, hidden_ND.shape[-1])
                 student_ND[batch_N] = hidden_ND
             total += float(loss.detach())
             # DDP and FSDP take the mean over processes; the loss is a sum over them.
             backward(loss if processes.size == 1 else loss * processes.size)
+    shares = processes.join_objects([(total, scored)])
     known = (student_ND, teacher_ND) if keeps_hidden else (None, None)
-    return LossOutputs(total, scored, *known)
+    return LossOutputs(sum(loss for loss, _ in shares), sum(n for _, n in shares), *known)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The N tokens that have a weight, and what their losses are computed from."""
+
+    rollout: Rollout
+    vocabulary: Vocabulary
+    inputs: LossInputs
+    active_BT: Tensor
+    scale_N: Tensor
+    token_N: Tensor
+    teacher_ND: Tensor
+    teacher_head_VD: Tensor
+    chunk: int
+    """Positions whose logits are held at once."""
+
+    def loss(
+        self, model: PreTrainedModel, rows_M: Tensor, batch_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(Σ scale · loss, hidden_ND) of the responses `rows_M`, whose tokens are `batch_N`."""
+        hidden_ND = backbone(model, self.rollout, rows_M, self.active_BT)
+        weight_VD = head_weight(model)[: self.vocabulary.size]
+        loss_of = partial(self._loss_of_chunk, batch_N)
+        return ChunkedLoss.apply(hidden_ND, weight_VD, loss_of, self.chunk), hidden_ND.detach()
+
+    def _loss_of_chunk(self, batch_N: Tensor, student_NV: Tensor, piece: slice) -> Tensor:
+        teacher_ND = self.teacher_ND[batch_N][piece]
+        return self.scale_N[batch_N][piece] * token_loss(
+            self.inputs.objective,
+            self.vocabulary.cut(student_NV),
+            project(teacher_ND, self.teacher_head_VD, self.vocabulary),
+            self.token_N[batch_N][piece],
+            self.inputs.objective_params,
+        )
 
 
 class ChunkedLoss(torch.autograd.Function):

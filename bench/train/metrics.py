@@ -64,11 +64,7 @@ class StepTaken:
 
 
 def line_of(
-    taken: StepTaken,
-    grad_norm: float,
-    setup: Setup,
-    seconds: Mapping[str, float],
-    peak_memory_bytes: int,
+    taken: StepTaken, grad_norm: float, setup: Setup, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """A step's line of metrics.jsonl."""
     rollout, selection = taken.rollout, taken.selection
@@ -89,7 +85,7 @@ def line_of(
         "stop_rate": rollout.finish_reason_B.count("stop") / len(rollout.finish_reason_B),
         "signals": summarise(taken.signals, selection.selected_BT),
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory_bytes,
+        "peak_memory_bytes": setup.peak_memory_bytes(),
     }
 
 

@@ -53,6 +53,14 @@ class Rollout:
         cut = {name: value[rows] for name, value in values.items() if name != "student_hidden_ND"}
         return replace(self, **cut, student_hidden_ND=None)
 
+    def of_all(self, processes: Processes) -> "Rollout":
+        """The whole batch, of which these are one process's rows; hidden states stay its own."""
+        if processes.size == 1:
+            return self
+        sent = replace(self, student_hidden_ND=None).to("cpu")
+        whole = join_rollouts(processes.join_objects([sent])).to(self.token_BT.device)
+        return replace(whole, student_hidden_ND=self.student_hidden_ND)
+
     def to(self, device: torch.device | str) -> "Rollout":
         """The same responses on another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

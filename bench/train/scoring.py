@@ -42,48 +42,59 @@ def score_rollout(
     """The named signals of every sampled token. Runs only the models that the names call for, and
     the student's backbone only where its hidden states are not given.
     """
-    needs_teacher = any(name not in STUDENT_ONLY for name in names)
-    seconds = {"score": 0.0, "teacher": 0.0}
     if not names:
-        return Scored({}, None, None, seconds)
+        return Scored({}, None, None, {"score": 0.0, "teacher": 0.0})
+    mask_BT, student_ND, teacher_ND, teacher_head = rollout.mask_BT, student_hidden_ND, None, None
     with torch.no_grad():
         start = perf_counter()
-        teacher_ND = (
-            hidden_states(teacher, rollout, rollout.mask_BT, settings, processes)
-            if needs_teacher
-            else None
-        )
+        if any(name not in STUDENT_ONLY for name in names):
+            teacher_ND = hidden_states(teacher, rollout, mask_BT, settings, processes)
         middle = perf_counter()
-        student_ND = student_hidden_ND
         if student_ND is None:
-            student_ND = hidden_states(student, rollout, rollout.mask_BT, settings, processes)
-        token_N = rollout.token_BT[rollout.mask_BT]
-        # Kept in place from the first piece on: small tensors that outlive large ones fragment
-        # the heap, which then grows with every piece.
-        values: dict[str, Tensor] = {}
-        chunk = settings.positions(vocabulary.size)
-        student_head_VD = head_weight(student)
-        student_space = workspace(student_ND, student_head_VD, chunk)
-        teacher_head_VD = teacher_space = None
+            student_ND = hidden_states(student, rollout, mask_BT, settings, processes)
+        student_head = _Head(student, student_ND, vocabulary, settings)
         if teacher_ND is not None:
-            teacher_head_VD = head_weight(teacher)
-            teacher_space = workspace(teacher_ND, teacher_head_VD, chunk)
-        for piece in chunks(token_N.numel(), chunk):
-            student_NV = project(student_ND[piece], student_head_VD, vocabulary, student_space)
-            teacher_NV = None
-            if teacher_ND is not None and teacher_head_VD is not None:
-                teacher_NV = project(teacher_ND[piece], teacher_head_VD, vocabulary, teacher_space)
-            for rows in row_blocks(student_NV):
-                found = chunk_signals(
-                    student_NV[rows], None if teacher_NV is None else teacher_NV[rows],
-                    token_N[piece][rows], names, k,
-                )  # fmt: skip
-                for name, value_N in found.items():
-                    if name not in values:
-                        values[name] = value_N.new_empty((token_N.numel(), *value_N.shape[1:]))
-                    values[name][piece][rows] = value_N
+            teacher_head = _Head(teacher, teacher_ND, vocabulary, settings)
+        values = _signals(student_head, teacher_head, rollout.token_BT[mask_BT], names, k)
     seconds = {"teacher": middle - start, "score": perf_counter() - middle}
     return Scored(values, student_ND, teacher_ND, seconds)
+
+
+class _Head:
+    """A model's logits from its hidden states, written into one workspace again and again."""
+
+    def __init__(
+        self, model: nn.Module, hidden_ND: Tensor, vocabulary: Vocabulary, settings: PassSettings
+    ):
+        self.hidden_ND, self.vocabulary = hidden_ND, vocabulary
+        self.chunk = settings.positions(vocabulary.size)
+        self.weight_VD = head_weight(model)
+        self.space = workspace(hidden_ND, self.weight_VD, self.chunk)
+
+    def logits(self, piece: slice) -> Tensor:
+        """Of a chunk of positions, (N, V); true until the next are asked for."""
+        return project(self.hidden_ND[piece], self.weight_VD, self.vocabulary, self.space)
+
+
+def _signals(
+    student: _Head, teacher: _Head | None, token_N: Tensor, names: Sequence[str], k: int
+) -> dict[str, Tensor]:
+    # Kept in place from the first piece on: small tensors that outlive large ones fragment
+    # the heap, which then grows with every piece.
+    values: dict[str, Tensor] = {}
+    for piece in chunks(token_N.numel(), student.chunk):
+        student_NV = student.logits(piece)
+        teacher_NV = None if teacher is None else teacher.logits(piece)
+        for rows in row_blocks(student_NV):
+            found = chunk_signals(
+                student_NV[rows], None if teacher_NV is None else teacher_NV[rows],
+                token_N[piece][rows], names, k,
+            )  # fmt: skip
+            for name, value_N in found.items():
+                if name not in values:
+                    values[name] = value_N.new_empty((token_N.numel(), *value_N.shape[1:]))
+                values[name][piece][rows] = value_N
+    return values
 
 
 def sampled_logprob(

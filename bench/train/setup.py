@@ -12,6 +12,7 @@ from transformers import get_scheduler
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import Processes, Worked, is_sharded, make_accelerator, shard
+from bench.core.provenance import peak_memory_bytes
 from bench.pairs.adapters import add_adapter, weight_sharing_copy
 from bench.pairs.models import LoadedPair, load_model, load_tokenizer, shared_vocabulary
 from bench.selection.registry import get_selector
@@ -53,6 +54,10 @@ class Setup:
     reuses_hidden: bool
     """Score the hidden states that sampling has computed."""
     vllm: VllmSampler | None
+
+    def peak_memory_bytes(self) -> int:
+        """Of the process that needed most."""
+        return self.processes.most(peak_memory_bytes(self.accelerator.device.type))
 
 
 def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Setup:
