@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.table import Table
 
 from bench.core.config import Experiment, Runtime, experiment_from
 from bench.core.errors import ConfigError
@@ -15,6 +16,9 @@ from bench.core.errors import ConfigError
 Flat = Parameter(name="*")
 DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
 RunsDir = Annotated[Path, Parameter(help="Folder of the run folders.")]
+Preset = Annotated[
+    str | None, Parameter(help="Named settings under the flags: paper (arXiv 2605.26844).")
+]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]
 
 
@@ -85,6 +89,11 @@ def fail(message: str, code: int, process: int | None = None) -> NoReturn:
     told = " ".join(" ".join(lines[: len(lines) - len(shown)]).split())
     print("\n".join([prefix + told, *shown]), file=sys.stderr)
     raise SystemExit(code)
+
+
+def facts() -> Table:
+    """An empty table of names and what is told of them, without lines."""
+    return Table(show_header=False, box=None, pad_edge=False)
 
 
 def console() -> Console:

@@ -13,8 +13,10 @@ from bench.cli.console import (
     DEFAULT_RUNTIME,
     AsJson,
     Flat,
+    Preset,
     RunsDir,
     console,
+    facts,
     print_json,
     with_preset,
 )
@@ -70,7 +72,7 @@ def data_fetch(
 def data_check(
     *,
     experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
-    preset: Annotated[str | None, Parameter(help="Named settings under the flags.")] = None,
+    preset: Preset = None,
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
@@ -100,7 +102,7 @@ def print_data(rows: Sequence[Mapping[str, Any]], folder: str) -> None:
 
 
 def print_prompt_report(report: Mapping[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table = facts()
     table.add_row("rows", f"{report['rows']:,} in {escape(report['source'])}")
     table.add_row(
         "repeated",

@@ -13,6 +13,7 @@ from bench.cli.console import (
     DEFAULT_RUNTIME,
     AsJson,
     Flat,
+    Preset,
     console,
     fail,
     print_json,
@@ -29,9 +30,7 @@ def diagnose(
     *,
     experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
     diagnosis: Annotated[Diagnosis, Flat] = DEFAULT_DIAGNOSIS,
-    preset: Annotated[
-        str | None, Parameter(help="Named settings of the update: paper (arXiv 2605.26844).")
-    ] = None,
+    preset: Preset = None,
     against: Annotated[
         tuple[Path, ...],
         Parameter(help="Files of rows: does the diagnostic predict their accuracies?"),

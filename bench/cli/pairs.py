@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.console import AsJson, RunsDir, console, print_json
+from bench.cli.console import AsJson, RunsDir, console, facts, print_json
 
 if TYPE_CHECKING:
     from bench.pairs.pair import Pair
@@ -58,10 +58,7 @@ def build(
     from bench.pairs.tiny.build import build_pair
 
     folder = build_pair(name, out or Path("pairs") / name, style_share=style_share, seed=seed)
-    if as_json:
-        print_json({"pair": str(folder)})
-    else:
-        print(f"built {folder}; use it with: bench run --pair {folder}")
+    print_built(folder, as_json)
 
 
 @pairs_app.command
@@ -86,10 +83,7 @@ def retune(
     origin = Path(get_pair(name).teacher).parent
     folder = out or Path("pairs") / f"{Path(name).name}-style{style_share:g}"
     retune_teacher(origin, folder, style_share, steps, seed)
-    if as_json:
-        print_json({"pair": str(folder)})
-    else:
-        print(f"built {folder}; use it with: bench run --pair {folder}")
+    print_built(folder, as_json)
 
 
 def pair_page(pair: "Pair") -> dict[str, Any]:
@@ -112,6 +106,13 @@ def pair_page(pair: "Pair") -> dict[str, Any]:
     }
 
 
+def print_built(folder: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"pair": str(folder)})
+    else:
+        print(f"built {folder}; use it with: bench run --pair {folder}")
+
+
 def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table("name", "student", "teacher", "what it is", "for")
     for row in rows:
@@ -130,7 +131,7 @@ def _short(place: str) -> str:
 
 def print_pair(page: Mapping[str, Any]) -> None:
     out = console()
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table = facts()
     for side in ("student", "teacher"):
         revision = page[f"{side}_revision"]
         table.add_row(side, escape(page[side]) + (f" at {revision}" if revision else ""))

@@ -13,8 +13,10 @@ from bench.cli.console import (
     DEFAULT_RUNTIME,
     AsJson,
     Flat,
+    Preset,
     RunsDir,
     console,
+    facts,
     fail,
     print_json,
     with_preset,
@@ -41,9 +43,7 @@ PHASES = {
 def run(
     *,
     experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
-    preset: Annotated[
-        str | None, Parameter(help="Named settings under the flags: paper (arXiv 2605.26844).")
-    ] = None,
+    preset: Preset = None,
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
@@ -125,7 +125,7 @@ def merge(
 def doctor(
     *,
     experiment: Annotated[Experiment, Flat] = DEFAULT_EXPERIMENT,
-    preset: Annotated[str | None, Parameter(help="Named settings under the flags.")] = None,
+    preset: Preset = None,
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
@@ -146,21 +146,21 @@ def print_record(record: "RunRecord") -> None:
         f"{experiment['pair']}, seed {experiment['seed']}, {experiment['steps']} steps"
     )
     out.print(score_table(title, {who: record.scores[who] for who in WHO}))
-    facts = Table(show_header=False, box=None, pad_edge=False)
+    told = facts()
     tokens = record.tokens
-    facts.add_row(
+    told.add_row(
         "tokens",
         f"{tokens['sampled']:,} sampled, {tokens['scored']:,} scored by the teacher, "
         f"{tokens['trained']:,} trained on",
     )
-    facts.add_row("realised keep", f"{record.realised_keep:.4f}")
+    told.add_row("realised keep", f"{record.realised_keep:.4f}")
     if record.effective_sample_size is not None:
-        facts.add_row("effective sample size", f"{record.effective_sample_size:,.0f} tokens")
+        told.add_row("effective sample size", f"{record.effective_sample_size:,.0f} tokens")
     phases = [f"{v} {seconds[k]:.1f}" for k, v in PHASES.items() if k in seconds]
-    facts.add_row("seconds", ", ".join(phases))
-    facts.add_row("peak memory", f"{record.peak_memory_bytes / 2**20:,.0f} MiB")
-    facts.add_row("run folder", escape(record.folder))
-    out.print(facts)
+    told.add_row("seconds", ", ".join(phases))
+    told.add_row("peak memory", f"{record.peak_memory_bytes / 2**20:,.0f} MiB")
+    told.add_row("run folder", escape(record.folder))
+    out.print(told)
     for task, change in record.change.items():
         out.print(f"[bold]verdict[/bold]  {task}: {verdict(change)}")
 

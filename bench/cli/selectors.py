@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bench.selection.registry import Selector
 
 selectors_app = App(name="selectors", help="List the registered selectors, or show one.")
+ONLY_SHOWN = ("docstring", "parameters", "example")
+"""What `bench selectors show` says of a selector and the list does not."""
 
 
 @selectors_app.default
@@ -29,21 +31,8 @@ def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> N
     """List the registered selectors with kind, needs, source and one line."""
     from bench.selection.registry import get_selector, selector_names
 
-    rows = [
-        {
-            "name": found.name,
-            "kind": found.kind,
-            "needs": list(found.needs),
-            "source": found.source,
-            "summary": found.summary,
-            "reads_sampled_token": found.reads_sampled_token,
-            "abstains": found.abstains,
-            "formula": found.formula,
-            "cost": found.cost,
-            "deviations": found.deviations,
-        }
-        for found in map(get_selector, selector_names())
-    ]
+    pages = [selector_page(get_selector(name)) for name in selector_names()]
+    rows = [{key: page[key] for key in page if key not in ONLY_SHOWN} for page in pages]
     if as_json:
         print_json(rows)
     else:
@@ -126,7 +115,7 @@ def print_findings(name: str, findings: "Sequence[Finding]") -> None:
 
 
 def selector_page(selector: "Selector") -> dict[str, Any]:
-    """Everything `bench selectors show` says."""
+    """Everything `bench selectors show` says; all but ONLY_SHOWN is in the list as well."""
     import inspect
 
     parameters = selector.parameters()

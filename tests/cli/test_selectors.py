@@ -73,3 +73,11 @@ def test_a_selectors_page_shows_docstring_parameters_and_example(capsys):
     assert "floor=1e-12" in out
     assert "bench run --selector teachability_released" in out
     assert "2605.26844" in out
+
+
+def test_the_list_says_of_a_selector_what_its_page_says(capsys):
+    rows = json.loads(call(capsys, "selectors", "--json")[1])
+    page = json.loads(call(capsys, "selectors", "show", "tip", "--json")[1])
+    (row,) = [row for row in rows if row["name"] == "tip"]
+    assert row == {key: page[key] for key in row}
+    assert set(page) - set(row) == {"docstring", "parameters", "example"}
