@@ -2,12 +2,13 @@
 
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import CycloptsError, Parameter
 from pydantic import ValidationError
 
 from bench.cli.console import fail
 from bench.cli.data import data_app
 from bench.cli.diagnose import diagnose
+from bench.cli.groups import GroupedApp, default_text
 from bench.cli.leaderboard import compare, leaderboard
 from bench.cli.pairs import pairs_app
 from bench.cli.run import doctor, evaluate, merge, run
@@ -17,9 +18,13 @@ from bench.cli.sweep import sweep
 from bench.core.errors import BenchError
 from bench.core.fields import one_line
 
-app = App(
+app = GroupedApp(
     name="bench",
-    help="The benchmark for selective on-policy distillation.",
+    help="""The benchmark for selective on-policy distillation.
+
+    Example: `bench run --selector teachability --keep 0.05`
+    """,
+    default_parameter=Parameter(show_default=default_text),
     version_flags=["--version"],
 )
 for command in (pairs_app, data_app, selectors_app):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,10 +20,17 @@ from bench.cli.console import (
     print_json,
     with_preset,
 )
+from bench.cli.groups import GroupedApp
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError
 
-data_app = App(name="data", help="The public data sets: what is here, and getting the rest.")
+data_app = GroupedApp(
+    name="data",
+    help="""The public data sets: what is here, and getting the rest.
+
+    Example: `bench data`
+    """,
+)
 
 
 @data_app.default
@@ -55,7 +62,10 @@ def data_fetch(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Download data sets, by name or hub id, into the data folder. Nothing else downloads data."""
+    """Download data sets, by name or hub id, into the data folder. Nothing else downloads data.
+
+    Example: `bench data fetch math500 aime25`
+    """
     from bench.tasks.maths_sets import fetch
 
     if not names:
@@ -76,7 +86,10 @@ def data_check(
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
-    """What becomes of a prompt file: repeats, overlap with the evaluation sets, lengths."""
+    """What becomes of a prompt file: repeats, overlap with the evaluation sets, lengths.
+
+    Example: `bench data check --prompts dapo-math-17k --decontaminate all`
+    """
     from bench.run.plan import prompt_report
 
     report = prompt_report(with_preset(experiment, preset), runtime)

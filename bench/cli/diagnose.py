@@ -20,6 +20,7 @@ from bench.cli.console import (
     read_text,
     with_preset,
 )
+from bench.cli.groups import GROUPS
 from bench.core.config import Experiment, Runtime
 from bench.diagnose.diagnosis import Diagnosis
 
@@ -33,19 +34,29 @@ def diagnose(
     preset: Preset = None,
     against: Annotated[
         tuple[Path, ...],
-        Parameter(help="Files of rows: does the diagnostic predict their accuracies?"),
+        Parameter(
+            group=GROUPS["Diagnostic"],
+            help="Files of rows: does the diagnostic predict their accuracies?",
+        ),
     ] = (),
-    out: Annotated[Path, Parameter(help="Folder of the folders of records.")] = Path(
-        "results/diagnostic"
-    ),
+    out: Annotated[
+        Path, Parameter(group=GROUPS["Output"], help="Folder of the folders of records.")
+    ] = Path("results/diagnostic"),
     check: Annotated[
         bool,
-        Parameter(help="Measure nothing; exit 1 where pages differ from records.", negative=()),
+        Parameter(
+            group=GROUPS["Output"],
+            help="Measure nothing; exit 1 where pages differ from records.",
+            negative=(),
+        ),
     ] = False,
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on fixed contexts which scores predict the KL that an update removes; resumes."""
+    """Measure on fixed contexts which scores predict the KL that an update removes; resumes.
+
+    Example: `bench diagnose --pair tiny-qwen3 --update one_step`
+    """
     from bench.diagnose import record_files
     from bench.diagnose.run_diagnostic import diagnose as measure
 

@@ -40,7 +40,10 @@ def leaderboard(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Make the tables and figures of results/ from rows.jsonl files, merged by run id."""
+    """Make the tables and figures of results/ from rows.jsonl files, merged by run id.
+
+    Example: `bench leaderboard results/rows.jsonl --out results`
+    """
     from bench.tables import figures, pages
     from bench.tables.claims import PUBLISHED
     from bench.tables.leaderboard import make_tables
@@ -93,7 +96,9 @@ def compare(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs' trained students on the same items: bench compare RUN_A RUN_B.
+    """Compare two runs' trained students on the same items.
+
+    Example: `bench compare RUN_A RUN_B --task tiny_math`
 
     Paired difference with its 95 % interval over items, and the exact McNemar test. It is of two
     checkpoints and not of two methods: for those, several seeds and bench leaderboard.

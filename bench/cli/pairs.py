@@ -13,7 +13,13 @@ from bench.cli.console import AsJson, RunsDir, console, facts, print_json
 if TYPE_CHECKING:
     from bench.pairs.pair import Pair
 
-pairs_app = App(name="pairs", help="List the teacher-student pairs, or build an embedded one.")
+pairs_app = App(
+    name="pairs",
+    help="""List the teacher-student pairs, or build an embedded one.
+
+    Example: `bench pairs`
+    """,
+)
 
 
 @pairs_app.default
@@ -30,7 +36,10 @@ def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
 
 @pairs_app.command(name="show")
 def pairs_show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
-    """Print a pair: models, revisions, chat, stop tokens, recommended settings, source."""
+    """Print a pair: models, revisions, chat, stop tokens, recommended settings, source.
+
+    Example: `bench pairs show qwen3-1.7b-from-4b`
+    """
     from bench.pairs.pair import get_pair
 
     page = pair_page(get_pair(name))
@@ -54,7 +63,10 @@ def build(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Train an embedded pair from scratch; resumes. Use it with `bench run --pair FOLDER`."""
+    """Train an embedded pair from scratch; resumes. Use it with `bench run --pair FOLDER`.
+
+    Example: `bench pairs build tiny-qwen3`
+    """
     from bench.pairs.tiny.build import build_pair
 
     folder = build_pair(name, out or Path("pairs") / name, style_share=style_share, seed=seed)
@@ -76,7 +88,10 @@ def retune(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune the teacher of an embedded pair to word its steps otherwise; resumes."""
+    """Fine-tune the teacher of an embedded pair to word its steps otherwise; resumes.
+
+    Example: `bench pairs retune tiny-qwen2.5 --style-share 0.4`
+    """
     from bench.pairs.pair import get_pair
     from bench.pairs.tiny.build import retune_teacher
 

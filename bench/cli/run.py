@@ -47,7 +47,10 @@ def run(
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
-    """Distil a student on selected tokens and score it; resumes, or prints a finished run."""
+    """Distil a student on selected tokens and score it; resumes, or prints a finished run.
+
+    Example: `bench run --selector teachability --keep 0.05`
+    """
     from bench.core.progress import speaks
     from bench.run.run_experiment import run_experiment
 
@@ -90,7 +93,10 @@ def evaluate(
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint: a run (its id or folder), a local model folder, or a hub id."""
+    """Score a checkpoint: a run (its id or folder), a local model folder, or a hub id.
+
+    Example: `bench eval RUN --items 100`
+    """
     from bench.core.progress import speaks
     from bench.run.trained_model import evaluate_checkpoint, scores_of
 
@@ -115,7 +121,10 @@ def merge(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Merge a run's adapter (--lora) into its base: a model that needs no peft."""
+    """Merge a run's adapter (--lora) into its base: a model that needs no peft.
+
+    Example: `bench merge RUN --out merged`
+    """
     from bench.run.trained_model import merge_checkpoint
 
     merge_checkpoint(path, out, Runtime(runs_dir=runs_dir))
@@ -129,7 +138,10 @@ def doctor(
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
-    """Check a pair and its settings before a GPU is burnt; exits 1 if a run would be refused."""
+    """Check a pair and its settings before a GPU is burnt; exits 1 if a run would be refused.
+
+    Example: `bench doctor --pair qwen3-1.7b-from-4b --prompts dapo-math-17k`
+    """
     from bench.run.doctor import diagnose
 
     checks = [vars(check) for check in diagnose(with_preset(experiment, preset), runtime)]

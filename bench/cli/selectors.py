@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from bench.selection.contract import Finding
     from bench.selection.registry import Selector
 
-selectors_app = App(name="selectors", help="List the registered selectors, or show one.")
+selectors_app = App(
+    name="selectors",
+    help="""List the registered selectors, or show one.
+
+    Example: `bench selectors`
+    """,
+)
 ONLY_SHOWN = ("docstring", "parameters", "example")
 """What `bench selectors show` says of a selector and the list does not."""
 
@@ -41,7 +47,10 @@ def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> N
 
 @selectors_app.command
 def show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
-    """Print a selector's docstring, parameters and an example."""
+    """Print a selector's docstring, parameters and an example.
+
+    Example: `bench selectors show teachability`
+    """
     from bench.selection.registry import get_selector
 
     found = get_selector(name)
@@ -54,6 +63,8 @@ def show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False
 @selectors_app.command
 def check(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """Try a rule, `my_rule.py:my_rule` or a name, on everything that a selector owes.
+
+    Example: `bench selectors check ./my_rule.py:my_rule`
 
     Prints each promise, and how it is broken. Exit code 1 when one is.
     """
@@ -79,7 +90,10 @@ def catalogue(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Write the catalogue of all rules, objectives and words of expressions, from the registry."""
+    """Write the catalogue of all rules, objectives and words of expressions, from the registry.
+
+    Example: `bench selectors catalogue --check`
+    """
     from bench.cli.catalogue import markdown
 
     content = markdown()

@@ -27,7 +27,10 @@ def overlap(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Which rules keep the same tokens, and what kind: a run's shadow log as tables and figures."""
+    """Which rules keep the same tokens, and what kind: a run's shadow log as tables and figures.
+
+    Example: `bench overlap RUN`
+    """
     from bench.shadow import overlap_figures
     from bench.shadow.overlap import read_shadow
 
@@ -66,7 +69,10 @@ def artefacts(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Measure what conventions of published code (ties, floors, padding, refill) do to masks."""
+    """Measure what conventions of published code (ties, floors, padding, refill) do to masks.
+
+    Example: `bench artefacts --render`
+    """
     from bench.shadow.artefact_page import page
 
     if render:

@@ -33,7 +33,10 @@ def sweep(
     runtime: Annotated[Runtime, Flat] = DEFAULT_RUNTIME,
     as_json: AsJson = False,
 ) -> None:
-    """Run a TOML file of experiments with Optuna; resumes, whatever was interrupted."""
+    """Run a TOML file of experiments with Optuna; resumes, whatever was interrupted.
+
+    Example: `bench sweep sweeps/smoke.toml --workers 2`
+    """
     from bench.sweep import run_sweep as module
 
     if dry_run:

@@ -1,11 +1,24 @@
-"""What concerns all commands: how bad input ends, and what `--help` needs."""
+"""What concerns all commands: how bad input ends, and what `--help` says."""
 
+import shlex
 import subprocess
 import sys
 import time
 
 import pytest
 from command import call, run_flags
+
+from bench.cli.app import app
+
+
+def commands(found=app, names=()):
+    """The words of every command -> its App: (), ("run",), ("selectors", "show"), ..."""
+    inner = [name for name in found if not name.startswith("-")]
+    below = [commands(found[name], (*names, name)) for name in inner]
+    return {names: found} | {words: one for apps in below for words, one in apps.items()}
+
+
+COMMANDS = commands()
 
 
 def test_a_mistake_in_an_expression_is_pointed_at(capsys):
@@ -91,3 +104,27 @@ def test_help_needs_no_torch_and_little_time():
     assert done.returncode == 0, done.stderr
     assert "Commands" in done.stdout
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("names", list(COMMANDS), ids=" ".join)
+def test_help_opens_with_a_summary_and_an_example_that_parses(names, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = call(capsys, *names, "--help")
+    usage, summary, example = (part.strip() for part in out.split("\n\n")[:3])
+    assert (code, err) == (0, "")
+    assert usage.startswith(" ".join(("Usage: bench", *names)))
+    assert summary.endswith(".") and "Example" not in summary
+    assert example.startswith(" ".join(("Example: bench", *names)))
+    assert out.count("Example:") == 1
+    words = shlex.split(example)[2:]
+    command, _, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    assert not names or command is COMMANDS[names].default_command
+
+
+@pytest.mark.parametrize("names", list(COMMANDS)[1:], ids=" ".join)
+def test_help_breaks_no_name_at_80_columns(names, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = call(capsys, *names, "--help")[1].split()
+    for argument in COMMANDS[names].assemble_argument_collection():
+        if argument.show:
+            assert set(argument.names) <= set(words)
