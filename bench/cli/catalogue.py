@@ -1,4 +1,4 @@
-"""The registry -> selectors/README.md: every rule, weight, objective and word of an expression."""
+"""The registry -> selectors/README.md: a guide, then every rule, weight and objective."""
 
 from collections.abc import Iterable, Sequence
 
@@ -43,10 +43,100 @@ NOT_BUILT: dict[str, tuple[str, str]] = {
 }
 """What is published and not offered, with its source and the reason."""
 
-HEAD = """# The catalogue
+GUIDE = """# Selectors
 
-Generated from the registry by `bench selectors catalogue`; a test keeps it current. {count} rules:
-{scores} that choose tokens and {weights} that weight them; {objectives} objectives to cross with.
+One file per family of rules. A rule *ranks* the tokens that the student sampled; the harness spends
+the budget on the best of them. {count} rules: {scores} that choose tokens and {weights} that weight
+them; {objectives} objectives to cross with. The catalogue below has formula, cost and source of
+each, where we deviate, and what is published but cannot be built from its source; the page is
+generated from the registry by `bench selectors catalogue`, and a test keeps it current.
+
+    bench selectors                                             # every rule: what it keeps, source
+    bench selectors show teachability                           # its docstring, parameters, example
+    bench run --selector teachability --keep 0.05
+    bench run --selector entropy --keep "cosine(0.5, 0.05)"     # a budget that changes over steps
+
+Some rules ask for more than two models' logits: the right answers (`scope`, `correct`), a third
+model (`cc`, `--reference`), a second pass under other numbers (`prompt_reliance`), or the steps
+before (`adakd`, `rock`, `reopold`: their memory is saved with each checkpoint). The engine gives it
+only when a rule asks. Weights, and rules that set their own budget, have no keep to match and are
+compared in tables of their own; under a schedule of `keep`, rules are compared with `random` under
+the same one.
+
+The folder has no `__init__.py` on purpose: the standard library has a module named `selectors`. It
+is installed as `token_selectors`.
+
+## Join rules in expressions
+
+Without code, nested freely, with parameters by name, wherever a selector is named (`--selector`,
+sweeps, `get_selector`):
+
+    bench selectors show "product(forward_kl, compatibility)"            # the same as teachability
+    bench run --selector "soft_or(entropy, teachability)"
+    bench run --selector "split(0.5, entropy, teachability)" --keep 0.1  # half the budget by each
+    bench run --selector "mix(0.3, entropy, 0.7, reverse_kl)"            # weighted sum of z-scores
+    bench run --selector "gate(low_entropy, tip(norm='rank'))"           # where the first is high
+    bench run --selector "shuffled(teachability)"                        # the control
+
+`reversed` and `bottom` are controls as well. A wrong name or bracket is pointed at. The run id of
+an expression covers the source of every rule in it. A token that a rule inside would never keep is
+never kept.
+
+{words}
+
+## Add a selector
+
+A selector is one function from `TokenSignals` to scores; higher is kept, `-inf` means never.
+
+```python
+# my_rule.py
+from bench import selector
+
+
+@selector("my_rule", needs=("student_entropy_BT", "forward_kl_BT"))
+def my_rule(signals, power=1.0):
+    \"\"\"Keep tokens where the student is sure and the teacher disagrees.
+
+    Source: my paper.
+    \"\"\"
+    return signals.forward_kl_BT**power * (1 - signals.norm_q05(signals.student_entropy_BT))
+```
+
+    bench selectors check ./my_rule.py:my_rule      # what it breaks of a selector's contract, how
+    bench run --selector ./my_rule.py:my_rule --selector-params power=0.5 --keep 0.05
+    bench run --selector "soft_or(./my_rule.py:my_rule, entropy)" --keep 0.05
+
+`needs` lists every signal that the rule reads (`bench/selection/signals.py` defines them all); a
+run computes only those. Randomness comes from `signals.uniform_BT`, normalisation over the sampled
+tokens of the batch from `signals.norm_q05`, `norm_minmax` and `percentile_rank`. A rule that may
+leave budget unspent says `abstains=True`, with `keep=1.0` if the budget is all its own; one that
+returns weights says `kind="weight"`; one whose scores read the sampled token says
+`reads_sampled_token=True`; one with a memory gives its first `state=` and is
+`rule(signals, state) -> (scores, state)`.
+
+## Ship rules in a package
+
+Name their module under an entry point; they are then listed and found by name wherever the package
+is installed:
+
+```toml
+[project.entry-points."opd_bench.selectors"]
+my_rules = "my_package.my_rule"
+```
+
+## Add one to the benchmark
+
+Drop a file into `selectors/` and open a pull request with
+
+- the rule, its docstring saying what is kept, `Formula:`, `Source:` (arXiv id), and `Deviations:`
+  for all that the source leaves open, each a named parameter;
+- its formula in float64 NumPy in `tests/helpers/numpy_rules.py`, and its golden scores
+  (`python tests/test_golden_scores.py`);
+- this page made anew (`bench selectors catalogue`), and its name in `sweeps/catalogue.toml`;
+- `bench selectors check NAME`, `make lint` and `make test` passing.
+"""
+
+HEAD = """## The catalogue
 
 p is the student's next-token distribution, q the teacher's, y the sampled token,
 Δ = log q(y) - log p(y), H the entropy, S and T the top-K ids of p and q, U = S ∪ T, u a keyed
@@ -75,21 +165,19 @@ def markdown() -> str:
     found = [get_selector(name) for name in selector_names()]
     weights = [s for s in found if s.kind == "weight"]
     scores = [s for s in found if s.kind == "score"]
-    head = HEAD.format(
+    guide = GUIDE.format(
         count=len(found), scores=len(scores), weights=len(weights),
-        objectives=len(objectives.DEFAULTS), costs=", ".join(COST_CLASSES),
+        objectives=len(objectives.DEFAULTS), words=_words().rstrip(),
     )  # fmt: skip
     parts = [
-        head,
+        guide,
+        HEAD.format(costs=", ".join(COST_CLASSES)),
         f"## Rules that choose tokens\n\n{_rules(scores)}",
         f"## Rules that weight every token\n\nThe loss is Σ w·loss / Σ w over the global batch. "
         "They have no keep to match, so\nthey are compared in tables of their own, with the "
         f"effective sample size (Σw)²/Σw².\n\n{_rules(weights)}",
         f"## Deviations\n\nWhere we read a source one way of several, or do otherwise than it "
         f"does.\n\n{_deviations(found)}",
-        f'## Expressions\n\nRules are joined without code: `--selector "soft_or(entropy, '
-        "teachability)\"`, nested freely, with\nparameters by name (`tip(norm='rank')`). A token "
-        f"that a rule inside would never keep is never kept.\n\n{_words()}",
         f"## Objectives\n\n`--objective NAME --objective-params name=value`. One for all kept "
         f"tokens of a run.\n\n{_objectives()}",
         f"## Published and not built\n\n{_not_built()}",
