@@ -1,4 +1,4 @@
-"""Rows of a planted world: rules whose true effects are known, scored on shared items."""
+"""Rows and tables of a planted world: rules of known effects, scored on shared items."""
 
 import zlib
 
@@ -9,10 +9,16 @@ from bench.core.files import canonical_json
 from bench.core.keep_schedule import keep_name, mean_keep
 from bench.core.records import SCHEMA_VERSION
 from bench.run.plan import slug
+from bench.tables import claims
+from bench.tables.leaderboard import make_tables
+from bench.tables.rows import read_rows
 
 BASE = 0.60
 """True accuracy of `full` and `random`."""
 SAMPLED = 40_000
+STEPS = Experiment().steps
+PUBLISHED = claims.PUBLISHED.read_text()
+"""The text of published.toml."""
 
 
 def row(selector, keep, seed, effect=0.0, *, items=300, task="tiny_math", weights=False,
@@ -108,3 +114,14 @@ def planted(seeds=3, keeps=(0.05, 0.2), reference_seeds=5, rules=None, **fields)
 def text(rows):
     """The text of a rows.jsonl."""
     return "".join(canonical_json(row) + "\n" for row in rows)
+
+
+def tables_of(*files):
+    """The tables of these lists of rows, a file each."""
+    return make_tables(read_rows({f"{n}.jsonl": text(rows) for n, rows in enumerate(files)}))
+
+
+def only(table, selector, keep=0.05):
+    """The one line of a rule at a keep."""
+    (line,) = [line for line in table.arms(selector) if line.keep == keep]
+    return line

@@ -1,23 +1,15 @@
-"""The claims: each one comparison, in one Holm family."""
-
-import json
+"""The claims: each one comparison, in one Holm family; and reported numbers, marked as such."""
 
 import numpy as np
 import pytest
-from planted_rows import row
+from planted_rows import PUBLISHED, planted, row, tables_of
 
 from bench.core.stats import crossed_difference, holm
-from bench.tables import pages
+from bench.tables import claims, pages
 from bench.tables.claims import CLAIMS, answers
-from bench.tables.leaderboard import make_tables
-from bench.tables.rows import read_rows
 
 EFFECTS = {"full": 0.05, "teachability": 0.05, "entropy": 0.05, "forward_kl": -0.1,
            "incompatible": 0.2, "random": 0.0}  # fmt: skip
-
-
-def tables_of(rows):
-    return make_tables(read_rows({"rows.jsonl": "".join(json.dumps(r) + "\n" for r in rows)}))
 
 
 def world(seeds=4, effects=EFFECTS, **fields):
@@ -89,3 +81,16 @@ def test_the_rules_of_the_claims_are_registered(claim):
     from bench.selection.registry import selector_names
 
     assert {claim.rule, claim.reference} <= set(selector_names())
+
+
+def test_reported_numbers_are_marked_and_never_enter_ours():
+    tables = tables_of(planted(2, rules={"teachability": 0.05, "mine": 0.0}))
+    sheet = claims.published_sheet(PUBLISHED, tables)
+    kinds = [cells[0] for cells in sheet.rows]
+    assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"reported", "measured here"}
+    row_ = next(r for r in sheet.rows if "2605.26844" in r[1] and r[4] == "TA-OPD")
+    assert row_[3:] == ("Qwen3-4B→1.7B", "TA-OPD", "0.1", "44.89", "+2.52")
+    ours = [cells for cells in sheet.rows if cells[0] == "measured here"]
+    assert {cells[4] for cells in ours} == {"full", "random", "teachability"}
+    csv = pages.documents(tables, PUBLISHED)["leaderboard.csv"].decode()
+    assert "44.89" not in csv and "CROP" not in csv
