@@ -9,6 +9,7 @@ from bench.core.config import Runtime
 from bench.core.errors import Stopped
 
 QUIET = Runtime(device="cpu", progress="off")
+
 TOML = """
 name = "small"
 pairs = [{pair}]
@@ -25,22 +26,6 @@ k = 8
 [grid]
 keep = [0.1, 0.3]
 """
-
-
-def write(folder, text=TOML, **values):
-    path = folder / "small.toml"
-    path.write_text(text.format(**{"pair": json.dumps(str(pair_folder())), "steps": 2, **values}))
-    return path
-
-
-def runtime(folder, **values):
-    return QUIET.model_copy(update={"runs_dir": folder / "runs", **values})
-
-
-def rows_of(folder):
-    text = (folder / "runs" / "rows.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
 
 TUNING = (
     TOML.replace('"full", "random", "entropy"', '"random", "entropy"').replace(
@@ -59,7 +44,24 @@ high = 1e-2
 log = true
 """
 )
+
 GRID = TUNING.replace("low = 1e-5\nhigh = 1e-2\nlog = true", "values = {values}")
+"""The text of a sweep file, of one that tunes, of one that tunes over a grid; `write` fills in."""
+
+
+def write(folder, text=TOML, **values):
+    path = folder / "small.toml"
+    path.write_text(text.format(**{"pair": json.dumps(str(pair_folder())), "steps": 2, **values}))
+    return path
+
+
+def runtime(folder, **values):
+    return QUIET.model_copy(update={"runs_dir": folder / "runs", **values})
+
+
+def rows_of(folder):
+    text = (folder / "runs" / "rows.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def curve_stub(monkeypatch, worth, stop_at=()):

@@ -1,8 +1,7 @@
-"""The public maths sets on their real files: every loader, every task, gold and wrong answers."""
+"""The maths tasks on their real files: every loader, every task, gold and wrong answers."""
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 
 import lm_eval
@@ -13,13 +12,12 @@ from real_data import FOLDER, needs_data, qwen3_tokenizer
 from transformers import GenerationConfig
 
 from bench.core.config import INSTRUCTION
-from bench.core.errors import ConfigError
 from bench.tasks.answers import tidy
 from bench.tasks.chat import Chat, message_of
 from bench.tasks.definitions import maths
 from bench.tasks.evaluate import evaluate
 from bench.tasks.grader import Comparison, Grader
-from bench.tasks.maths_sets import MATH_SETS, normalised, read_math_set, read_rows
+from bench.tasks.maths_sets import normalised, read_math_set, read_rows
 from bench.tasks.protocol import Asking, task_names, task_settings
 from bench.tasks.responses import Response
 
@@ -242,38 +240,3 @@ def test_what_a_sample_record_says(say):
     assert (result.mean, result.pass_at_k) == (0.25, 1.0)
     assert (result.parse_failure_rate, result.comparison_failure_rate) == (0.25, 0.25)
     assert type(result).from_json(json.loads(json.dumps(result.to_json()))) == result
-
-
-@needs_data
-def test_every_set_that_is_here_is_read_with_answers():
-    here = {name: read_math_set(name) for name in MATH_SETS if (FOLDER / f"{name}.jsonl").exists()}
-    assert len(here) == 7
-    for name, problems in here.items():
-        assert all(p.answer and p.question for p in problems), name
-        assert max(Counter(p.id for p in problems).values()) == 1
-    assert {p.absolute for p in here["olympiadbench"]} == {None, 0.1}
-    assert all(re.fullmatch(r"-?\d+", p.answer) for p in here["amc23"] + here["aime24"])
-
-
-def test_a_set_that_is_not_here_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
-    with pytest.raises(
-        ConfigError, match="'math500' is not here.*OPD_BENCH_DATA.*data fetch math500"
-    ):
-        read_math_set("math500")
-    with pytest.raises(ConfigError, match="did you mean 'math500'"):
-        read_math_set("math50")
-
-
-def test_a_broken_file_is_named_with_its_line(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
-    file = tmp_path / "aime25.jsonl"
-    for text, message in [
-        ('{"problem": "1+1?", "answer": 2}\n{"problem": ', r"aime25.jsonl:2: no JSON"),
-        ('{"problem": "1+1?"}\n', r"row 1 is not one of 'aime25'.*it has problem"),
-        ('{"quest": "1+1?", "answer": 2}\n', r"row 1 is not one of 'aime25'.*problem or question"),
-        ("[1]\n", r"aime25.jsonl:1: a row is an object, not list"),
-    ]:
-        file.write_text(text)
-        with pytest.raises(ConfigError, match=message):
-            read_math_set("aime25")

@@ -1,45 +1,14 @@
-"""Prompt sets: unique, uncontaminated, short enough, in an order that the seed alone decides."""
-
-import json
-import subprocess
-import sys
+"""Prompt files: unique, short enough, uncontaminated, in an order that the seed alone decides."""
 
 import pytest
+from prompt_files import numbered, prepare, write
 from real_data import FOLDER, needs_data, qwen3_tokenizer
 
 from bench.core.config import INSTRUCTION, Experiment
 from bench.core.errors import ConfigError
-from bench.tasks.chat import PLAIN_TEXT, Chat
-from bench.tasks.contamination import Overlap, overlaps, words
-from bench.tasks.maths_sets import DAPO_AFTER, DAPO_BEFORE, fetch, read_rows, strip_instruction
-from bench.tasks.prompt_file import FilePrompts
-from bench.tasks.prompt_sets import get_prompts, prompt_set_names
-
-
-class Characters:
-    """One token a character; no chat template."""
-
-    chat_template = None
-    name_or_path = "characters"
-
-    def __call__(self, texts, add_special_tokens):
-        assert not add_special_tokens
-        return {"input_ids": [list(map(ord, text)) for text in texts]}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def prepare(path, chat=PLAIN_TEXT, tokenizer=None, **settings) -> FilePrompts:
-    experiment = Experiment(prompts=path, **settings)
-    return get_prompts(experiment).prepare(tokenizer or Characters(), chat)
-
-
-def numbered(count):
-    return [{"problem": f"What is {number} plus one?", "answer": number + 1}
-            for number in range(count)]  # fmt: skip
+from bench.tasks.chat import Chat
+from bench.tasks.maths_sets import DAPO_AFTER, DAPO_BEFORE, read_rows, strip_instruction
+from bench.tasks.prompt_sets import get_prompts
 
 
 def test_a_file_of_ones_own_becomes_prompts(tmp_path):
@@ -124,40 +93,6 @@ def test_every_prompt_comes_once_an_epoch_in_an_order_of_the_seed(tmp_path):
         found.draw(0, 11, 0)
 
 
-def test_contamination_is_thirteen_words_in_a_row():
-    twenty = [f"w{index}" for index in range(20)]
-    item = " ".join(twenty)
-    run = " ".join(twenty[3:16])
-    assert words(r"The $\frac{AB}{2}$-th x_1!") == ("the", "frac", "ab", "2", "th", "x", "1")
-    texts = [
-        f"before {run} after",
-        " ".join(twenty[3:15]) + " and " + " ".join(twenty[16:]),  # twelve and four
-        run.upper().replace(" ", ", "),
-        "something else",
-        "",
-    ]
-    found = overlaps(texts, {"a": ["nothing", item], "b": []})
-    assert found == {
-        "a": Overlap(frozenset({0, 2}), frozenset({0, 2}), frozenset({1})),
-        "b": Overlap(frozenset(), frozenset(), frozenset()),
-    }
-
-
-def test_a_stock_phrase_is_counted_and_contaminates_nothing():
-    phrase = " ".join(f"w{index}" for index in range(13))
-    texts = [f"{number} {phrase}" for number in range(11)]
-    own = " ".join(f"u{index}" for index in range(13))
-    found = overlaps([*texts, own], {"a": [phrase, own]})["a"]
-    assert found == Overlap(frozenset(range(12)), frozenset({11}), frozenset({1}))
-    found = overlaps([*texts[1:], own], {"a": [phrase, own]})["a"]
-    assert found.contaminated == frozenset(range(11))
-
-
-def test_a_short_item_is_shared_only_as_a_whole():
-    found = overlaps(["Compute sin 60.", "Compute sin 60 and cos 60"], {"a": ["compute $sin 60$"]})
-    assert found["a"].sharing == frozenset({0})
-
-
 def test_prompts_that_overlap_with_the_tasks_leave(tmp_path, monkeypatch):
     monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
     text = "A train leaves at noon with nine red cars and three blue ones how many in all"
@@ -179,108 +114,6 @@ def test_prompts_that_overlap_with_the_tasks_leave(tmp_path, monkeypatch):
         kept(decontaminate=("all",))
     with pytest.raises(ConfigError, match="did you mean 'aime25'"):
         kept(decontaminate=("aime26",))
-
-
-def test_names_and_missing_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
-    assert prompt_set_names() == [
-        "arithmetic", "dapo-math-17k", "gsm8k", "math", "deepscaler", "deepmath",
-    ]  # fmt: skip
-    for name in prompt_set_names()[1:]:
-        source = get_prompts(Experiment(prompts=name))
-        assert source.sha256() == "missing"
-        with pytest.raises(ConfigError, match=r"is not here.*bench data fetch"):
-            source.prepare(Characters(), Chat())
-    with pytest.raises(ConfigError, match="owner--set.jsonl.*fetch owner/set"):
-        prepare("owner/set")
-    write(tmp_path / "owner--set.jsonl", numbered(2))
-    assert prepare("owner/set").report.kept == 2
-    with pytest.raises(ConfigError, match="does not exist"):
-        prepare("nowhere.jsonl")
-    with pytest.raises(ConfigError, match="did you mean 'deepmath'"):
-        prepare("deepmaths")
-
-
-SCHEMAS = {
-    "gsm8k": ("gsm8k-train", {"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}, "2"),
-    "math": (
-        "math-train",
-        {"problem": "1+1?", "level": "Level 1", "type": "Algebra",
-         "solution": r"We get $\boxed{\frac{4}{2}}$."},
-        r"\frac{4}{2}",
-    ),
-    "deepscaler": ("deepscaler", {"problem": "1+1?", "answer": "2", "solution": "x"}, "2"),
-    "deepmath": (
-        "deepmath",
-        {"question": "1+1?", "final_answer": "2", "difficulty": 1.0, "topic": "x",
-         "r1_solution_1": "y"},
-        "2",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_the_public_schemas_of_sets_without_a_file_here_are_read(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
-    stem, row, answer = SCHEMAS[name]
-    write(tmp_path / f"{stem}.jsonl", [row])
-    (prompt,) = prepare(name).prompts
-    assert prompt.text == f"1+1?\n{INSTRUCTION}\n"
-    assert prompt.answer == answer
-    assert prompt.id.startswith(f"{stem}-")
-
-
-def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch):
-    import datasets
-
-    asked = []
-
-    class Rows:
-        def to_parquet(self, path):
-            import pandas as pd
-
-            pd.DataFrame(numbered(2)).to_parquet(path)
-
-    def load_dataset(*args, **kwargs):
-        asked.append((args, kwargs))
-        return Rows()
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path / "new"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="is not here"):
-        prepare("deepscaler")
-    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):
-        fetch("deepscaler")
-    assert asked == []
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert fetch("deepscaler") == tmp_path / "new" / "deepscaler.parquet"
-    assert asked == [(("agentica-org/DeepScaleR-Preview-Dataset", None), {"split": "train"})]
-    assert prepare("deepscaler").report.kept == 2
-    fetch("owner/set", "main", "test")
-    assert asked[1] == (("owner/set", "main"), {"split": "test"})
-    with pytest.raises(ConfigError, match="did you mean 'deepmath'"):
-        fetch("deepmaths")
-
-
-def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
-    import datasets
-
-    def load_dataset(*args, **kwargs):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setenv("OPD_BENCH_DATA", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    with pytest.raises(ConfigError, match="could not be fetched from 'openai/gsm8k'.*no route"):
-        fetch("gsm8k")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_naming_prompts_imports_no_hub_library():
-    code = "import sys, bench.tasks.prompt_sets as p; p.prompt_set_names(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"datasets", "transformers", "pandas"} & set(done.stdout.split())
 
 
 DAPO_OVERLAPS = {
