@@ -1,0 +1,49 @@
+"""A run of a pair with the real vocabulary: refused where the doctor fails it, else scored."""
+
+import json
+
+import pytest
+from diagnosed_pair import QUICK
+from qwen_pair import ENDOFTEXT, LARGE, SMALL, qwen_folder
+from real_data import needs_data
+
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
+from bench.run.run_experiment import run_experiment
+
+
+@needs_data
+def test_a_run_refuses_what_the_doctor_fails(pair, tmp_path):
+    runtime = Runtime(device="cpu", runs_dir=tmp_path / "runs", progress="off")
+    wrong = Experiment.parse({**QUICK, "pair": str(pair), "stop_ids": [ENDOFTEXT]})
+    with pytest.raises(
+        ConfigError, match=r"refused by bench doctor: stop tokens.*--stop-ids 151643"
+    ):
+        run_experiment(wrong, runtime)
+    assert not list(tmp_path.glob("runs/*/experiment.json"))
+
+
+@needs_data
+def test_local_prompts_train_a_pair_of_the_real_vocabulary(tmp_path):
+    """From a JSONL file through the real template to a scored checkpoint."""
+    folder = qwen_folder("qwen2", True)
+    file = tmp_path / "own.jsonl"
+    rows = [{"text": f"What is {n} + {n}?", "gold": str(2 * n)} for n in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = run_experiment(
+        Experiment.parse({
+            **QUICK, "steps": 2, "selector": "entropy", "keep": 0.25,
+            "teacher": str(folder / "teacher"), "student": str(folder / "student"),
+            "prompts": str(file), "columns": {"question": "text", "answer": "gold"},
+            "eval_tasks": ["aime25", "gsm8k"], "eval_samples": 2, "eval_max_new_tokens": 4,
+        }),
+        Runtime(device="cpu", runs_dir=tmp_path / "runs", progress="off"),
+    )  # fmt: skip
+    assert record.tokens["sampled"] == 64 and record.tokens["trained"] == 16
+    scores = record.scores["trained"]["aime25"]
+    assert (scores["n"], scores["samples"], scores["temperature"]) == (2, 2, 0.6)
+    assert (SMALL, LARGE) == (151_936, 152_064)
+    report = json.loads((tmp_path / "runs" / record.run_id / "prompts.json").read_text())
+    assert report["kept"] == 8 and report["tokens"]["longest"] < 60
+    samples = json.loads((tmp_path / "runs" / record.run_id / "evaluations.json").read_text())
+    assert len(samples["teacher"]["gsm8k"]["sample_IK"][0]) == 2
