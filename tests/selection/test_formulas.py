@@ -5,37 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from batch_signals import K, signals_of
+from numpy_rules import kl
 
 from bench.core.logits import log_softmax
-from bench.core.randomness import keyed_uniform
 from bench.selection.formulas import chunk_signals, signals_from_logits
-from bench.selection.signals import (
-    BASE_SIGNALS,
-    SIGNAL_NAMES,
-    STUDENT_ONLY,
-    base_signals,
-    with_signals,
-)
+from bench.selection.signals import SIGNAL_NAMES, STUDENT_ONLY, base_signals, with_signals
 
-K = 3
 SCALES = (1.0, 5.0, 30.0)
-
-
-def signals_of(batch, k=K, **keywords):
-    return signals_from_logits(
-        batch.student_logits_BTV,
-        batch.teacher_logits_BTV,
-        batch.token_BT,
-        batch.mask_BT,
-        k=k,
-        row_key_B=batch.row_key_B,
-        **keywords,
-    )
-
-
-def kl(log_a, log_b) -> np.ndarray:
-    """Σ_v a(v) [log a(v) - log b(v)] over the last axis."""
-    return (np.exp(log_a) * (log_a - log_b)).sum(-1)
 
 
 def at(x_NV, id_NK) -> np.ndarray:
@@ -68,19 +45,6 @@ def reference(batch, k=K) -> dict[str, np.ndarray]:
         "teacher_mass_on_student_topk_BT": at(q, student_top).sum(-1),
         "student_mass_on_student_topk_BT": at(p, student_top).sum(-1),
     }
-
-
-def test_the_signals_of_the_design_all_exist():
-    base = {"mask_BT", "token_BT", "position_BT", "length_B", "uniform_BT"}
-    assert set(BASE_SIGNALS) == base
-    assert set(SIGNAL_NAMES) >= {
-        "student_logprob_BT", "teacher_logprob_BT", "student_entropy_BT", "teacher_entropy_BT",
-        "reverse_kl_BT", "forward_kl_BT", "jsd_BT", "hellinger_BT", "total_variation_BT",
-        "student_topk_id_BTK", "student_topk_logprob_BTK", "teacher_topk_id_BTK",
-        "teacher_topk_logprob_BTK", "teacher_logprob_on_student_topk_BTK",
-        "student_logprob_on_teacher_topk_BTK", "teacher_mass_on_student_topk_BT",
-        "student_mass_on_student_topk_BT",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -217,36 +181,6 @@ def test_mass_on_the_topk_grows_to_1_with_k(make_batch, k):
     assert signals.student_topk_id_BTK.shape[-1] == k
     if k == 12:
         np.testing.assert_allclose(mass, 1, atol=1e-6)
-
-
-def test_base_signals_of_a_batch(make_batch):
-    batch = make_batch()
-    signals = signals_of(batch, seed=4, step=7)
-    assert signals.length_B.tolist() == [8, 4, 7, 1, 0, 6]  # 9 less the hole
-    assert signals.position_BT.tolist() == [list(range(9))] * 6
-    assert torch.equal(signals.token_BT[batch.mask_BT], batch.token_BT[batch.mask_BT])
-    assert torch.all(signals.token_BT[~batch.mask_BT] == 0)
-    order = [3, 0, 5, 1, 4, 2]
-    permuted = signals_of(batch.rows(order), seed=4, step=7)
-    assert torch.equal(permuted.uniform_BT, signals.uniform_BT[order])
-    assert not torch.equal(signals_of(batch, seed=4, step=8).uniform_BT, signals.uniform_BT)
-    assert not torch.equal(signals_of(batch, seed=5, step=7).uniform_BT, signals.uniform_BT)
-
-
-def test_a_selectors_random_numbers_are_not_those_that_break_ties(make_batch):
-    """Otherwise `random` and its own tie-break, or two uses of one number, would be correlated."""
-    batch = make_batch()
-    uniform_BT = signals_of(batch, seed=4, step=7).uniform_BT
-    shape = tuple(batch.mask_BT.shape)
-    assert torch.equal(uniform_BT, keyed_uniform(4, "selector", 7, batch.row_key_B, shape))
-    assert not torch.equal(uniform_BT, keyed_uniform(4, "tie", 7, batch.row_key_B, shape))
-
-
-def test_only_hides_every_signal_that_is_not_named(make_batch):
-    signals = signals_of(make_batch()).only(["jsd_BT"])
-    assert list(signals.computed()) == ["jsd_BT"]
-    assert signals.student_entropy_BT is None
-    assert all(getattr(signals, name) is not None for name in BASE_SIGNALS)
 
 
 def test_student_only_signals_are_computed_without_a_teacher(make_batch):
