@@ -43,33 +43,46 @@ def log_softmax(logits) -> np.ndarray:
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-class Tokens:
+class Distributions:
+    """The student's p, the teacher's q and the sampled token y, over N tokens."""
+
+    def __init__(self, log_p, log_q, y):
+        self.log_p, self.log_q, self.y = log_p, log_q, y
+        self.log_p_y, self.log_q_y = self.at_y(log_p), self.at_y(log_q)
+        self.gap = self.log_q_y - self.log_p_y
+        self.h_s = -(np.exp(log_p) * log_p).sum(-1)
+        self.h_t = -(np.exp(log_q) * log_q).sum(-1)
+        self.forward, self.reverse = kl(log_q, log_p), kl(log_p, log_q)
+
+    def at_y(self, log_p) -> np.ndarray:
+        return log_p[np.arange(len(self.y)), self.y]
+
+    def jsd(self) -> np.ndarray:
+        log_m = np.log((np.exp(self.log_p) + np.exp(self.log_q)) / 2)
+        return (kl(self.log_p, log_m) + kl(self.log_q, log_m)) / 2
+
+
+class Tokens(Distributions):
     """What the formulas are written in, over the N sampled tokens in row-major order."""
 
     def __init__(self, batch):
         mask_BT = batch.mask_BT
+        super().__init__(
+            log_softmax(batch.student_logits_BTV[mask_BT]),
+            log_softmax(batch.teacher_logits_BTV[mask_BT]),
+            batch.token_BT[mask_BT].numpy(),
+        )
         self.uniform = batch.signals().uniform_BT[mask_BT].numpy()
-        self.log_p = log_softmax(batch.student_logits_BTV[mask_BT])
-        self.log_q = log_softmax(batch.teacher_logits_BTV[mask_BT])
-        self.y = batch.token_BT[mask_BT].numpy()
         self.row, self.t = (x.numpy() for x in mask_BT.nonzero(as_tuple=True))
-        self.log_p_y, self.log_q_y = self.at_y(self.log_p), self.at_y(self.log_q)
         self.log_ref_y = self.at_y(log_softmax(batch.reference_logits_BTV[mask_BT]))
         self.log_cf_y = self.at_y(log_softmax(batch.counterfactual_logits_BTV[mask_BT]))
         self.gain = batch.gain_BT[mask_BT].numpy()
         self.reward = batch.reward_B.numpy()[self.row]
         self.group = batch.group_B.numpy()[self.row]
-        self.gap = self.log_q_y - self.log_p_y
-        self.h_s = -(np.exp(self.log_p) * self.log_p).sum(-1)
-        self.h_t = -(np.exp(self.log_q) * self.log_q).sum(-1)
-        self.forward, self.reverse = kl(self.log_q, self.log_p), kl(self.log_p, self.log_q)
         self.S = [set(np.argsort(-row)[:K].tolist()) for row in self.log_p]
         self.T = [set(np.argsort(-row)[:K].tolist()) for row in self.log_q]
         self.mass = self.each(lambda i: sum(np.exp(self.log_q[i, v]) for v in self.S[i]))
         self.overlap = self.each(lambda i: len(self.S[i] & self.T[i]) / K)
-
-    def at_y(self, log_p) -> np.ndarray:
-        return log_p[np.arange(len(self.y)), self.y]
 
     def each(self, value) -> np.ndarray:
         return np.array([value(i) for i in range(len(self.y))])
@@ -91,10 +104,6 @@ class Tokens:
 
     def total_variation(self) -> np.ndarray:
         return np.abs(np.exp(self.log_p) - np.exp(self.log_q)).sum(-1) / 2
-
-    def jsd(self) -> np.ndarray:
-        log_m = np.log((np.exp(self.log_p) + np.exp(self.log_q)) / 2)
-        return (kl(self.log_p, log_m) + kl(self.log_q, log_m)) / 2
 
     def teachable(self) -> np.ndarray:
         return norm_q(self.forward * self.mass)

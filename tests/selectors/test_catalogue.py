@@ -1,6 +1,6 @@
 """The rules of the catalogue against methods.md's formulas, worked out in float64 NumPy.
 
-The first rules and those of the teachability family are in test_selectors.py.
+The first rules are in test_selectors.py, the teachability family also in test_teachability.py.
 """
 
 from math import log
