@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "bench"
+TESTS = ROOT / "tests"
 MAY_IMPORT = {
     "core": "",
     "tasks": "core",
@@ -123,6 +124,22 @@ def test_each_library_has_its_place(package, only):
         if any(name.split(".")[0] == package for name in imported(path))
     }
     assert users <= only
+
+
+def strays(room: str) -> list[str]:
+    """Test files of a room that are not named after a file of it: `<file>` or `<file>_<aspect>`."""
+    files = {path.stem for path in (BENCH / room).iterdir()}
+    names = sorted(path.stem for path in (TESTS / room).glob("test_*.py"))
+    return [
+        name for name in names if not any(f"{name}_".startswith(f"test_{file}_") for file in files)
+    ]
+
+
+def test_tests_mirror_the_rooms_and_every_helper_is_used():
+    assert {room: strays(room) for room in MAY_IMPORT} == {room: [] for room in MAY_IMPORT}
+    files = [path for path in TESTS.rglob("*.py") if path.stem.startswith(("test_", "conftest"))]
+    used = set().union(*map(imported, files))
+    assert {path.stem for path in (TESTS / "helpers").glob("*.py")} <= used
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "selectors").glob("*.py")), ids=lambda p: p.stem)
