@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from bench.core.config import OBJECTIVES, objective_defaults
 from bench.selection.combinations import COMBINATIONS
 from bench.selection.registry import get_selector, selector_names
 from bench.selection.selector import COST_CLASSES, Selector
 from bench.tables.sheet import table
-from bench.train import objectives
+from bench.train.objectives import FORMULAS
 
 NOT_BUILT: dict[str, tuple[str, str]] = {
     "CROP": (
@@ -167,7 +168,7 @@ def markdown() -> str:
     scores = [s for s in found if s.kind == "score"]
     guide = GUIDE.format(
         count=len(found), scores=len(scores), weights=len(weights),
-        objectives=len(objectives.DEFAULTS), words=_words().rstrip(),
+        objectives=len(OBJECTIVES), words=_words().rstrip(),
     )  # fmt: skip
     parts = [
         guide,
@@ -236,9 +237,10 @@ def _words() -> str:
 
 def _objectives() -> str:
     rows = []
-    for name, defaults in objectives.DEFAULTS.items():
-        doc = " ".join((getattr(objectives, name).__doc__ or "").split("\n\n")[0].split())
-        parameters = ", ".join(f"`{key}={value:g}`" for key, value in defaults.items())
+    for name, formula in FORMULAS.items():
+        doc = " ".join((formula.__doc__ or "").split("\n\n")[0].split())
+        defaults = objective_defaults(name).items()
+        parameters = ", ".join(f"`{key}={value:g}`" for key, value in defaults)
         rows.append((f"`{name}`", parameters, doc.partition(" Source:")[0]))
     return table(("name", "parameters", "loss of a token"), rows)
 

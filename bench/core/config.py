@@ -6,7 +6,7 @@ Each setting is written once, here: the flags of `bench run` are generated from 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -33,20 +33,43 @@ Scope = Literal["batch", "response"]
 Ties = Literal["hash", "earlier"]
 Normalize = Literal["selected", "all", "per_response"]
 
-Objective = Literal[
-    "reverse_kl",
-    "forward_kl",
-    "jsd",
-    "sampled_reverse_kl",
-    "skew_reverse_kl",
-    "topk_reverse_kl",
-    "topk_reverse_kl_tail",
-    "topk_reverse_kl_clamped",
-    "topk_forward_kl",
-    "k2",
-    "eopd",
-    "todi",
-]
+
+class ObjectiveParameter(NamedTuple):
+    """A number that an objective takes."""
+
+    default: float
+    kind: Literal["share", "positive", "count"]
+
+    def check(self, name: str, value: float) -> None:
+        """Raise ValueError where the value is not of the kind."""
+        if self.kind == "share" and not 0 < value < 1:
+            raise ValueError(f"objective_params: {name}={value} must lie strictly in (0, 1)")
+        if self.kind == "positive" and not 0 < value < float("inf"):
+            raise ValueError(f"objective_params: {name}={value} must be greater than 0")
+        if self.kind == "count" and not (value >= 1 and value == int(value)):
+            raise ValueError(f"objective_params: {name}={value} must be a whole number from 1")
+
+
+_TOP_K = {"k": ObjectiveParameter(16, "count")}
+OBJECTIVES: dict[str, dict[str, ObjectiveParameter]] = {
+    "reverse_kl": {},
+    "forward_kl": {},
+    "jsd": {"beta": ObjectiveParameter(0.5, "share")},
+    "sampled_reverse_kl": {},
+    "skew_reverse_kl": {"alpha": ObjectiveParameter(0.1, "share")},
+    "topk_reverse_kl": _TOP_K,
+    "topk_reverse_kl_tail": _TOP_K,
+    "topk_reverse_kl_clamped": _TOP_K,
+    "topk_forward_kl": _TOP_K,
+    "k2": {},
+    "eopd": {"threshold": ObjectiveParameter(0.8, "positive"), **_TOP_K},
+    "todi": {"beta": ObjectiveParameter(1.0, "positive")},
+}
+"""Every objective and what it takes; train/objectives has the formula of each."""
+if TYPE_CHECKING:
+    Objective = str
+else:
+    Objective = Literal[tuple(OBJECTIVES)]
 
 Schedule = Literal["constant", "linear", "cosine"]
 LoraTarget = Literal[
@@ -82,17 +105,6 @@ def _refuse_advantages(name: Any) -> Any:
     return name
 
 
-OBJECTIVE_PARAMETERS: dict[str, dict[str, str]] = {
-    "jsd": {"beta": "share"},
-    "skew_reverse_kl": {"alpha": "share"},
-    "topk_reverse_kl": {"k": "count"},
-    "topk_reverse_kl_tail": {"k": "count"},
-    "topk_reverse_kl_clamped": {"k": "count"},
-    "topk_forward_kl": {"k": "count"},
-    "eopd": {"threshold": "positive", "k": "count"},
-    "todi": {"beta": "positive"},
-}
-"""What each objective takes, and what kind of number it is; train/objectives has the defaults."""
 Keep = Annotated[float | str, BeforeValidator(read_keep)]
 
 
@@ -216,19 +228,14 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        accepted = OBJECTIVE_PARAMETERS.get(self.objective, {})
+        accepted = OBJECTIVES[self.objective]
         for name, value in self.objective_params.items():
             if name not in accepted:
                 takes = f"it takes {', '.join(sorted(accepted))}" if accepted else "it takes none"
                 raise ValueError(
                     f"objective_params: {name!r} is not a parameter of {self.objective}; {takes}"
                 )
-            if accepted[name] == "share" and not 0 < value < 1:
-                raise ValueError(f"objective_params: {name}={value} must lie strictly in (0, 1)")
-            if accepted[name] == "positive" and not 0 < value < float("inf"):
-                raise ValueError(f"objective_params: {name}={value} must be greater than 0")
-            if accepted[name] == "count" and not (value >= 1 and value == int(value)):
-                raise ValueError(f"objective_params: {name}={value} must be a whole number from 1")
+            accepted[name].check(name, value)
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"
@@ -312,6 +319,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named settings. `paper`: the regime of arXiv 2605.26844 (its learning rate, 1e-6, is for models
 of 1.7 B parameters and more and stays a flag)."""
+
+
+def objective_defaults(objective: str) -> dict[str, float]:
+    """Parameter -> its default."""
+    return {name: parameter.default for name, parameter in OBJECTIVES[objective].items()}
 
 
 def experiment_from(values: Mapping[str, Any], preset: str | None = None) -> Experiment:

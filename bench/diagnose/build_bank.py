@@ -16,17 +16,17 @@ from torch import Tensor
 from bench.core.arrays import column_array, read_tensor, write_table, write_tensor
 from bench.core.errors import ConfigError
 from bench.core.files import write_json
-from bench.core.logits import head_weight, log_softmax, project
+from bench.core.logits import head_weight, project
 from bench.core.processes import make_accelerator
 from bench.core.progress import Progress
 from bench.core.records import RunFolder
 from bench.diagnose.compatibility import PROXIES, TopLists
-from bench.diagnose.context_bank import KINDS, ContextBank, at_k, depends_on_k
+from bench.diagnose.context_bank import GRADIENTS, KINDS, ContextBank, at_k, depends_on_k
 from bench.pairs.models import load_model
-from bench.selection.formulas import chunk_signals
+from bench.selection.formulas import Chunk, chunk_signals
 from bench.selection.signals import SIGNAL_NAMES
 from bench.train.hidden_states import hidden_states
-from bench.train.logit_gradients import gradient_norms
+from bench.train.logit_gradients import logit_gradient_norm
 from bench.train.rollout import Rollout, Sampling, sample_rollout
 
 RESPONSE_SCHEMA = pa.schema(
@@ -159,7 +159,8 @@ def context_columns(
 ) -> dict[str, Tensor]:
     """Every column of N positions: all signals, lists at the largest K, the rest at each K."""
     widest = max(ks)
-    values = chunk_signals(student_NV, teacher_NV, token_N, SIGNAL_NAMES, widest)
+    chunk = Chunk(student_NV, teacher_NV, token_N, widest)
+    values = chunk.signals(SIGNAL_NAMES)
     per_k = [name for name in SIGNAL_NAMES if depends_on_k(name) and not name.endswith("_BTK")]
     columns = {name: value for name, value in values.items() if name not in per_k}
     lists = TopLists(
@@ -174,7 +175,7 @@ def context_columns(
         at = values if k == widest else chunk_signals(student_NV, teacher_NV, token_N, per_k, k)
         columns |= {at_k(name, k): at[name] for name in per_k}
         columns |= {at_k(name, k): proxy(lists.cut(k)) for name, proxy in PROXIES.items()}
-    norms = gradient_norms(log_softmax(student_NV), log_softmax(teacher_NV), token_N)
+    norms = {name: logit_gradient_norm(chunk, name, {}) for name in GRADIENTS}
     return columns | {f"gradient_{name}": norm_N for name, norm_N in norms.items()}
 
 

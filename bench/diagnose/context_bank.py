@@ -36,6 +36,8 @@ KINDS = ("responses", "contexts", "teacher")
 PART = 64
 """Responses in a part; changes memory and what a kill costs, never a value."""
 FORMAT = 1
+GRADIENTS = ("reverse_kl", "forward_kl", "sampled_reverse_kl")
+"""Objectives whose logit-gradient norm the bank holds."""
 
 SOURCES = (
     "selection/formulas",

@@ -23,7 +23,7 @@ from bench.diagnose.analysis import Analysis
 from bench.diagnose.bootstrap import significant
 from bench.diagnose.build_bank import build_bank
 from bench.diagnose.compatibility import PROXIES
-from bench.diagnose.context_bank import ContextBank, at_k
+from bench.diagnose.context_bank import GRADIENTS, ContextBank, at_k
 from bench.diagnose.diagnosis import Diagnosis
 from bench.diagnose.measured import RESOLUTION, Measured, gains
 from bench.diagnose.record import make_record
@@ -33,7 +33,6 @@ from bench.run.plan import identity_of
 from bench.selection.registry import Selector, SelectorError, get_selector, selector_names
 from bench.selection.signals import EXTRA_SIGNALS
 from bench.tables.rows import read_rows
-from bench.train.logit_gradients import GRADIENTS
 
 NOT_OF_THE_UPDATE = ("selector", "selector_params", "keep")
 """Settings that the diagnostic fixes: the update trains on all tokens."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bench.core.config import objective_defaults
 from bench.selection.formulas import Chunk
-from bench.train.objectives import DEFAULTS
 
 CLOSED_FORMS = ("reverse_kl", "forward_kl", "jsd", "sampled_reverse_kl")
 
@@ -36,7 +36,7 @@ def _norm(chunk: Chunk, objective: str, params: Mapping[str, float]) -> Tensor:
         case "forward_kl":
             return (p_NV - chunk.teacher_NV).norm(dim=-1)
         case "jsd":
-            beta = {**DEFAULTS["jsd"], **params}["beta"]
+            beta = {**objective_defaults("jsd"), **params}["beta"]
             m_NV = beta * chunk.teacher_NV + (1 - beta) * p_NV
             # m >= (1-β) p: where p is too small for float32, so is what it adds.
             log_ratio_NV = chunk.student_logprob_NV - m_NV.clamp(min=1e-38).log()
@@ -54,30 +54,3 @@ def _centred_norm(p_NV: Tensor, f_NV: Tensor) -> Tensor:
     """‖p (f - Σ p f)‖₂."""
     mean_N1 = torch.linalg.vecdot(p_NV, f_NV)[:, None]
     return (p_NV * (f_NV - mean_N1)).norm(dim=-1)
-
-
-GRADIENTS = ("reverse_kl", "forward_kl", "sampled_reverse_kl")
-"""Objectives whose gradient norms are measured."""
-
-
-def gradient_norms(
-    student_logprob_NV: Tensor, teacher_logprob_NV: Tensor, token_N: Tensor
-) -> dict[str, Tensor]:
-    """objective -> ‖∂ loss / ∂ z‖₂ of each position, z the student's logits, in closed form.
-
-    reverse_kl   p_v (log p_v - log q_v - KL(p‖q))
-    forward_kl   p_v - q_v
-    sampled_reverse_kl
-                 -Δ (1[v = y] - p_v), Δ = log q(y) - log p(y)
-    """
-    p_NV, q_NV = student_logprob_NV.exp(), teacher_logprob_NV.exp()
-    ratio_NV = student_logprob_NV - teacher_logprob_NV
-    kl_N1 = torch.linalg.vecdot(p_NV, ratio_NV)[:, None]
-    gap_N = -ratio_NV.gather(-1, token_N[:, None])[:, 0]
-    p_y_N = p_NV.gather(-1, token_N[:, None])[:, 0]
-    others_N = (p_NV.square().sum(-1) - p_y_N.square()).clamp(min=0)
-    return {
-        "reverse_kl": (p_NV * (ratio_NV - kl_N1)).norm(dim=-1),
-        "forward_kl": (p_NV - q_NV).norm(dim=-1),
-        "sampled_reverse_kl": gap_N.abs() * ((1 - p_y_N).square() + others_N).sqrt(),
-    }

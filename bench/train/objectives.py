@@ -1,10 +1,12 @@
 """Per-token losses: what one selected position adds, before weights and the one denominator.
 
 p is the student (with gradient), q the teacher (without), y the sampled token, all at one position
-of N; log-probabilities are float32 over the shared vocabulary. Imports no sibling.
+of N; log-probabilities are float32 over the shared vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from inspect import signature
 from math import log
 from typing import Any, cast
 
@@ -12,21 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-DEFAULTS: dict[str, dict[str, float]] = {
-    "reverse_kl": {},
-    "forward_kl": {},
-    "jsd": {"beta": 0.5},
-    "sampled_reverse_kl": {},
-    "skew_reverse_kl": {"alpha": 0.1},
-    "topk_reverse_kl": {"k": 16},
-    "topk_reverse_kl_tail": {"k": 16},
-    "topk_reverse_kl_clamped": {"k": 16},
-    "topk_forward_kl": {"k": 16},
-    "k2": {},
-    "eopd": {"threshold": 0.8, "k": 16},
-    "todi": {"beta": 1.0},
-}
-"""Every objective with its parameters' defaults."""
+from bench.core.config import OBJECTIVES, objective_defaults
+from bench.core.logits import log_softmax
 
 
 def token_loss(
@@ -37,49 +26,27 @@ def token_loss(
     params: Mapping[str, float] | None = None,
 ) -> Tensor:
     """loss_N of the named objective, float32, nats. Raises ValueError for an unknown one."""
-    if objective not in DEFAULTS:
-        raise ValueError(f"objective: {objective!r} is not one of {', '.join(DEFAULTS)}")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective: {objective!r} is not one of {', '.join(OBJECTIVES)}")
+    settings: dict[str, Any] = {**objective_defaults(objective), **(params or {})}
+    if "k" in settings:
+        settings["k"] = _count(settings["k"], student_logit_NV.shape[-1])
     # Autocast, where it is on, would take the sums over the vocabulary in half precision.
     with torch.autocast(student_logit_NV.device.type, enabled=False):
-        return _token_loss(objective, student_logit_NV, teacher_logit_NV, token_N, params or {})
+        if objective == "reverse_kl":
+            return reverse_kl(student_logit_NV, teacher_logit_NV)
+        formula = FORMULAS[objective]
+        if "token_N" in _reads(objective):
+            formula = partial(formula, token_N=token_N)
+        return formula(
+            log_softmax(student_logit_NV), log_softmax(teacher_logit_NV).detach(), **settings
+        )
 
 
-def _token_loss(
-    objective: str,
-    student_logit_NV: Tensor,
-    teacher_logit_NV: Tensor,
-    token_N: Tensor,
-    params: Mapping[str, float],
-) -> Tensor:
-    if objective == "reverse_kl":
-        return reverse_kl(student_logit_NV, teacher_logit_NV)
-    student_NV, teacher_NV = _log_softmax(student_logit_NV), _log_softmax(teacher_logit_NV).detach()
-    settings: dict[str, Any] = {**DEFAULTS[objective], **params}
-    if "k" in settings:
-        settings["k"] = _count(settings["k"], student_NV.shape[-1])
-    match objective:
-        case "forward_kl":
-            return forward_kl(student_NV, teacher_NV)
-        case "jsd":
-            return jsd(student_NV, teacher_NV, **settings)
-        case "skew_reverse_kl":
-            return skew_reverse_kl(student_NV, teacher_NV, **settings)
-        case "topk_reverse_kl":
-            return topk_reverse_kl(student_NV, teacher_NV, **settings)
-        case "topk_reverse_kl_tail":
-            return topk_reverse_kl_tail(student_NV, teacher_NV, **settings)
-        case "topk_reverse_kl_clamped":
-            return topk_reverse_kl_clamped(student_NV, teacher_NV, **settings)
-        case "topk_forward_kl":
-            return topk_forward_kl(student_NV, teacher_NV, **settings)
-        case "k2":
-            return k2(student_NV, teacher_NV, token_N)
-        case "eopd":
-            return eopd(student_NV, teacher_NV, token_N, **settings)
-        case "todi":
-            return todi(student_NV, teacher_NV, **settings)
-        case _:
-            return sampled_reverse_kl(student_NV, teacher_NV, token_N)
+@cache
+def _reads(objective: str) -> tuple[str, ...]:
+    """The names of what a formula takes."""
+    return tuple(signature(FORMULAS[objective]).parameters)
 
 
 def _count(k: float, vocabulary: int) -> int:
@@ -108,8 +75,8 @@ class ReverseKL(torch.autograd.Function):
         loss_N = student_logit_NV.new_empty(student_logit_NV.shape[0], dtype=torch.float32)
         grad_NV = torch.empty_like(student_logit_NV, dtype=torch.float32)
         for rows in row_blocks(student_logit_NV):
-            student_NV = _log_softmax(student_logit_NV[rows])
-            ratio_NV = student_NV - _log_softmax(teacher_logit_NV[rows])
+            student_NV = log_softmax(student_logit_NV[rows])
+            ratio_NV = student_NV - log_softmax(teacher_logit_NV[rows])
             student_NV.exp_()
             loss_N[rows] = torch.linalg.vecdot(student_NV, ratio_NV)
             ratio_NV -= loss_N[rows, None]
@@ -258,8 +225,12 @@ def _tail(logprob_NK: Tensor) -> Tensor:
     return (1 - logprob_NK.exp().sum(-1)).clamp(min=1e-9)
 
 
-def _log_softmax(logit_NV: Tensor) -> Tensor:
-    """Float32; more exact on CPU over a large vocabulary than torch.log_softmax."""
-    logit_NV = logit_NV.float()
-    logit_NV = logit_NV - logit_NV.amax(-1, keepdim=True).detach()
-    return logit_NV - logit_NV.exp().sum(-1, keepdim=True).log()
+FORMULAS: dict[str, Callable[..., Tensor]] = {
+    formula.__name__: formula
+    for formula in (
+        reverse_kl, forward_kl, jsd, sampled_reverse_kl, skew_reverse_kl, topk_reverse_kl,
+        topk_reverse_kl_tail, topk_reverse_kl_clamped, topk_forward_kl, k2, eopd, todi,
+    )
+}  # fmt: skip
+"""objective -> its loss_N: of log-probabilities (reverse_kl: of logits), and of `token_N` where it
+takes that; then its parameters, as core/config names them."""

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from bench import get_selector, selector_names
-from bench.core.config import Experiment, Runtime
+from bench.core.config import OBJECTIVES, Experiment, Runtime
 from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import embedded_pair_names, get_pair
 from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
-from bench.train.objectives import DEFAULTS
 
 STEPS = 5
 SMALL = {"prompts_per_step": 2, "responses_per_prompt": 2, "max_new_tokens": 8, "steps": STEPS,
@@ -54,7 +53,7 @@ def test_every_selector_takes_five_steps(selector, pair, tmp_path):
 
 
 @pytest.mark.parametrize("pair", embedded_pair_names())
-@pytest.mark.parametrize("objective", DEFAULTS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_takes_five_steps(objective, pair, tmp_path):
     lines = five_steps(pair, tmp_path, selector="teachability", keep=0.2, objective=objective)
     assert all(line["grad_norm"] > 0 for line in lines)

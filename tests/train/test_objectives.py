@@ -1,17 +1,20 @@
 """Losses and their logit gradients against closed forms in float64; the one denominator."""
 
+from inspect import signature
 from math import nan
 
 import numpy as np
 import pytest
 import torch
 
+from bench.core.config import OBJECTIVES
 from bench.train.loss import token_scale
-from bench.train.objectives import DEFAULTS, token_loss
+from bench.train.objectives import FORMULAS as LOSSES
+from bench.train.objectives import token_loss
 
 N, V = 6, 9
 K = 3
-PARAMS = {name: {"k": K} for name, defaults in DEFAULTS.items() if "k" in defaults}
+PARAMS = {name: {"k": K} for name, defaults in OBJECTIVES.items() if "k" in defaults}
 """The default K is larger than the vocabulary of these tests."""
 
 
@@ -139,7 +142,7 @@ def test_off_support_teacher_mass_pulls_forward_kl_and_hardly_reverse_kl():
     assert -forward[0, 1] == pytest.approx(0.9, abs=1e-3)
 
 
-@pytest.mark.parametrize("objective", list(DEFAULTS))
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_the_teacher_gets_no_gradient_and_losses_are_float32(logits, objective):
     student, teacher, token = logits
     student = student.bfloat16().requires_grad_()
@@ -159,13 +162,13 @@ def test_the_teacher_gets_no_gradient_and_losses_are_float32(logits, objective):
 NOT_STATIONARY = {"topk_forward_kl", "eopd", "topk_reverse_kl_clamped"}
 
 
-@pytest.mark.parametrize("objective", sorted(set(DEFAULTS) - NOT_STATIONARY))
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - NOT_STATIONARY))
 def test_models_that_agree_have_no_loss_and_no_gradient(logits, objective):
     loss, gradient = loss_and_gradient(objective, logits[0], logits[0], logits[2])
     assert np.abs(loss).max() < 1e-6 and np.abs(gradient).max() < 1e-6
 
 
-@pytest.mark.parametrize("objective", list(DEFAULTS))
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_excluded_ids_have_no_loss_and_no_gradient(logits, objective):
     student, teacher, token = logits
     loss, gradient = loss_and_gradient(objective, student, teacher, token)
@@ -265,7 +268,7 @@ def test_an_objective_and_its_gradient_against_finite_differences_in_float64(log
 
 def test_every_objective_has_a_formula_here_or_above():
     above = {"reverse_kl", "forward_kl", "jsd", "sampled_reverse_kl"}
-    assert {*FORMULAS, *above} == set(DEFAULTS)
+    assert {*FORMULAS, *above} == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize(
@@ -365,14 +368,11 @@ def test_a_wrong_parameter_of_an_objective_is_named(objective, params, told):
     assert told in str(caught.value)
 
 
-def test_the_settings_know_every_objective_and_its_parameters():
-    from typing import get_args
-
-    from bench.core.config import OBJECTIVE_PARAMETERS, Objective
-
-    assert set(get_args(Objective)) == set(DEFAULTS)
-    for name, defaults in DEFAULTS.items():
-        assert set(OBJECTIVE_PARAMETERS.get(name, {})) == set(defaults)
+def test_every_objective_of_the_settings_has_a_formula_with_its_parameters():
+    assert list(LOSSES) == list(OBJECTIVES)
+    read = {"student_NV", "teacher_NV", "student_logit_NV", "teacher_logit_NV", "token_N"}
+    for name, parameters in OBJECTIVES.items():
+        assert set(signature(LOSSES[name]).parameters) - read == set(parameters)
 
 
 def test_an_unknown_objective_is_refused(logits):

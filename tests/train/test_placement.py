@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from bench.core.config import OBJECTIVES
 from bench.core.errors import ConfigError
 from bench.core.logits import head_logits
 from bench.core.progress import Progress
@@ -23,7 +24,7 @@ from bench.selection.signals import SIGNAL_NAMES
 from bench.train.hidden_states import PassSettings, hidden_states
 from bench.train.logit_gradients import logit_gradient_norm
 from bench.train.loop import train
-from bench.train.objectives import DEFAULTS, token_loss
+from bench.train.objectives import token_loss
 from bench.train.placement import (
     Offloaded,
     check_offload,
@@ -136,7 +137,7 @@ def test_autocast_changes_no_divergence_loss_or_gradient_norm():
     def everything() -> list[torch.Tensor]:
         chunk = Chunk(student_NV, teacher_NV, token_N, 8)
         found = list(chunk.signals(SIGNAL_NAMES).values())
-        for objective in DEFAULTS:
+        for objective in OBJECTIVES:
             found.append(token_loss(objective, student_NV, teacher_NV, token_N))
             found.append(logit_gradient_norm(chunk, objective, {}))
         return found
