@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,13 +20,14 @@ PACKAGES = (
 
 EXTRAS = ("peft",)
 """Named where they are installed."""
+PACKAGE = Path(__file__).parents[1]
 
 
 def provenance(device: str) -> dict[str, Any]:
     """Git revision of this package's checkout, versions, and the machine."""
     import torch
 
-    root = Path(__file__).parents[2]
+    root = PACKAGE.parent
     revision = _git(root, "rev-parse", "HEAD")
     return {
         "git": revision,
@@ -78,22 +79,35 @@ def peak_memory_bytes(device: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def code_digest(modules: Sequence[str]) -> str:
-    """Hash of what modules of this package do: their syntax trees without docstrings."""
+def code_digest(files: Iterable[str]) -> str:
+    """Hash of what files of this package do, for a cache of what they compute.
+
+    files   paths from `bench/`, without `.py`; a folder stands for all Python and YAML in it.
+
+    Of Python, the syntax tree without imports and docstrings: a file that moves, a comment or a
+    reformatted line makes no cache anew. Of YAML, every byte.
+    """
     digest = hashlib.sha256()
-    for name in modules:
-        tree = ast.parse((Path(__file__).parents[1] / f"{name}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-        digest.update(ast.dump(tree).encode())
+    for name in files:
+        path = PACKAGE / name
+        found = sorted(path.glob("*.[py]*")) if path.is_dir() else [PACKAGE / f"{name}.py"]
+        for file in found:
+            text = file.read_text(encoding="utf-8")
+            digest.update(_deeds(text).encode() if file.suffix == ".py" else text.encode())
     return digest.hexdigest()
 
 
-def _is_text(line: ast.AST) -> bool:
-    return (
-        isinstance(line, ast.Expr)
-        and isinstance(line.value, ast.Constant)
-        and isinstance(line.value.value, str)
-    )
+def _deeds(source: str) -> str:
+    """The syntax tree of Python code, without its imports and bare strings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for part in ("body", "orelse", "finalbody"):
+            if isinstance(lines := getattr(node, part, None), list):
+                setattr(node, part, [line for line in lines if not _does_nothing(line)])
+    return ast.dump(tree)
+
+
+def _does_nothing(line: ast.AST) -> bool:
+    if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
+        return isinstance(line.value.value, str)
+    return isinstance(line, ast.Import | ast.ImportFrom)

@@ -39,13 +39,13 @@ FORMAT = 1
 GRADIENTS = ("reverse_kl", "forward_kl", "sampled_reverse_kl")
 """Objectives whose logit-gradient norm the bank holds."""
 
-SOURCES = (
-    "selection/formulas",
-    "diagnose/compatibility",
+BANK_CODE = (
+    "core/logits", "core/randomness", "core/sampling", "diagnose/build_bank",
+    "diagnose/compatibility", "pairs/adapters", "pairs/models", "selection/formulas",
+    "tasks/arithmetic", "train/decode", "train/hidden_states", "train/logit_gradients",
     "train/rollout",
-    "train/loss",
-)
-"""Code whose edit makes an old bank another bank."""
+)  # fmt: skip
+"""What a bank depends on besides models, prompts and settings."""
 
 
 def depends_on_k(signal: str) -> bool:
@@ -95,7 +95,7 @@ class ContextBank:
             "temperature": self.experiment.temperature,
             "dtype": self.experiment.dtype,
             "seed": self.experiment.seed,
-            "code": code_digest(SOURCES),
+            "code": code_digest(BANK_CODE),
         }
 
     @property

@@ -37,6 +37,14 @@ from bench.train.hidden_states import hidden_states
 from bench.train.loop import Trainer, train
 from bench.train.rollout import Rollout, join_rollouts
 
+UPDATE_CODE = (
+    "core/logits", "core/randomness", "core/sampling", "diagnose/updates", "pairs/adapters",
+    "pairs/models", "selection/budget", "selection/formulas", "tasks/arithmetic", "train/decode",
+    "train/hidden_states", "train/loop", "train/loss", "train/objectives", "train/placement",
+    "train/rollout", "train/scoring", "train/setup",
+)  # fmt: skip
+"""What a measured gain depends on besides the bank, the update's settings and the models."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -176,21 +184,11 @@ def _check_alike(updates: Sequence[Update]) -> None:
         raise ConfigError("update: several runs must be one experiment with different seeds")
 
 
-SOURCES = (
-    "train/loop",
-    "train/objectives",
-    "train/loss",
-    "selection/formulas",
-    "diagnose/updates",
-)
-"""Code whose edit makes an old measurement another one."""
-
-
 def measure(
     bank: ContextBank, update: Update, runtime: Runtime, progress: Progress, stop: StopRequest
 ) -> dict[str, np.ndarray]:
     """divergence -> its value on every context under the updated student; kept beside the bank."""
-    path = bank.path / "after" / f"{update.key}-{code_digest(SOURCES)[:8]}.parquet"
+    path = bank.path / "after" / f"{update.key}-{code_digest(UPDATE_CODE)[:8]}.parquet"
     if not path.is_file():
         student = update.student(progress, stop)
         after = score_after(bank, student, runtime, progress, update.seed)

@@ -1,6 +1,5 @@
 """Scores models on tasks; what a model scores before training is kept, and shared by all runs."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -16,6 +15,7 @@ from bench.core.config import Runtime
 from bench.core.files import digest8, write_json
 from bench.core.processes import Processes
 from bench.core.progress import Progress
+from bench.core.provenance import code_digest
 from bench.tasks.evaluate import evaluate
 from bench.tasks.maths_sets import data_sha256
 from bench.tasks.protocol import Asking, task_settings
@@ -25,9 +25,9 @@ Results = dict[str, TaskResult]
 """task -> result, of one model."""
 
 EVALUATION_CODE = (
-    "core/randomness.py", "tasks/answers.py", "tasks/arithmetic.py", "tasks/chat.py",
-    "tasks/definitions", "tasks/evaluate.py", "tasks/grader.py", "tasks/maths_sets.py",
-    "tasks/responses.py", "train/rollout.py",
+    "core/randomness", "core/sampling", "pairs/adapters", "pairs/models", "tasks/answers",
+    "tasks/arithmetic", "tasks/chat", "tasks/definitions", "tasks/evaluate", "tasks/grader",
+    "tasks/maths_sets", "tasks/protocol", "tasks/responses", "tasks/results",
 )  # fmt: skip
 """What a cached baseline depends on besides the model, the data and the settings."""
 WAIT_S = 60.0
@@ -155,7 +155,7 @@ class Examiner:
             {
                 "model": baseline.sha256,
                 "task": task,
-                "code": evaluation_code_sha256(),
+                "code": code_digest(EVALUATION_CODE),
                 "data": data_sha256(data) if (data := task_settings(task).data) else None,
                 "asking": asdict(self.asking.of(task)),
                 "stops": sorted(baseline.stops),
@@ -164,14 +164,3 @@ class Examiner:
             }
         )
         return self.runtime.runs_dir / "baselines" / f"{baseline.label}-{task}-{key}.json"
-
-
-def evaluation_code_sha256() -> str:
-    """Hash of the task files and of the code that scores them."""
-    digest = hashlib.sha256()
-    for name in EVALUATION_CODE:
-        path = Path(__file__).parents[1] / name
-        files = [path] if path.is_file() else sorted(path.glob("*.[py]*"))
-        for file in files:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
