@@ -1,6 +1,6 @@
 """What the diagnostic's figures share: colours, rows of intervals, where a figure was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ PARTS = {
 }
 
 
-def _close(figure: Figure, record: Record, claim: str, note: str) -> Figure:
+def close(figure: Figure, record: Record, claim: str, note: str) -> Figure:
     """The claim above; below, where it was measured and what the marks are."""
     seeds = len(record["update_seeds"])
     where = (
@@ -57,53 +57,28 @@ def _close(figure: Figure, record: Record, claim: str, note: str) -> Figure:
 INTERVALS = "Bars: 95 % intervals over prompts and update seeds."
 
 
-def _colour(score: str) -> str:
+def colour_of(score: str) -> str:
     if score in ORACLES:
         return BLACK
     return VERMILION if score == REFERENCE else BLUE if score.startswith(FAMILY) else GREY
 
 
-def _forest(
+def forest(
     axes: Axes, found: Mapping[str, Mapping[str, Any]], name: str, colours: Mapping[str, str] = {}
 ) -> None:
     """A row a score, the highest value on top."""
     rows = sorted(found, key=lambda score: found[score][name])
     for y, score in enumerate(rows):
-        colour = colours.get(score) or _colour(score)
+        colour = colours.get(score) or colour_of(score)
         if found[score]["ci95"] is not None:
             axes.hlines(y, *found[score]["ci95"], color=colour, lw=1.2)
         axes.plot(found[score][name], y, marker="o", color=colour, ls="none")
     axes.set_yticks(range(len(rows)), rows)
     for text, score in zip(axes.get_yticklabels(), rows, strict=True):
-        text.set_color(colours.get(score) or _colour(score))
+        text.set_color(colours.get(score) or colour_of(score))
     axes.set_ylim(-0.6, len(rows) - 0.4)
     hide_left_axis(axes)
 
 
-def _defined(found: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
+def defined(found: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
     return {score: value for score, value in found.items() if value[name] is not None}
-
-
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right edge at the height of the last values, pushed apart both ways."""
-    low, high = axes.get_ylim()
-    gap = 0.06 * (high - low)
-    ends = sorted(ends)
-    place = _apart([y for y, _, _ in ends], gap)
-    for at, (_, label, colour) in zip(place, ends, strict=True):
-        axes.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                      textcoords="offset points", fontsize=6, color=colour,
-                      va="center", annotation_clip=False)  # fmt: skip
-    axes.set_ylim(low, high)
-
-
-def _apart(place: list[float], gap: float) -> list[float]:
-    """Sorted heights, pushed apart both ways until each two differ by the gap."""
-    place = list(place)
-    for _ in range(200):
-        for i in range(len(place) - 1):
-            short = gap - (place[i + 1] - place[i])
-            if short > 1e-9:
-                place[i] -= short / 2
-                place[i + 1] += short / 2
-    return place

@@ -19,11 +19,10 @@ from bench.diagnose.figure_marks import (
     RANDOM,
     REFERENCE,
     Record,
-    _close,
-    _colour,
-    _defined,
-    _forest,
-    _name_ends,
+    close,
+    colour_of,
+    defined,
+    forest,
 )
 from bench.diagnose.fit_figures import against, coefficients, explained, gradients, robustness
 from bench.tables.sheet import headline_keep, keep_percent
@@ -39,6 +38,7 @@ from bench.tables.style import (
     WIDE,
     WIDTH,
     log_keeps,
+    name_ends,
     render,
 )
 
@@ -79,7 +79,7 @@ def _figures(record: Record) -> Iterator[tuple[str, Figure]]:
 
 
 def spearman(record: Record) -> Figure | None:
-    found = _defined(record["spearman"], "value")
+    found = defined(record["spearman"], "value")
     if not found:
         return None
     figure = Figure((WIDTH + 0.9, 0.9 + 0.14 * len(found)), layout="constrained")
@@ -87,13 +87,13 @@ def spearman(record: Record) -> Figure | None:
     axes.axvline(0, color=BLACK, lw=0.8)
     if REFERENCE in found:
         axes.axvline(found[REFERENCE]["value"], color=VERMILION, lw=0.8, ls=DASHED)
-    _forest(axes, found, "value", {RANDOM: ORANGE})
+    forest(axes, found, "value", {RANDOM: ORANGE})
     axes.set_xlabel("Spearman correlation with the KL that the update removes")
     note = (
         f"{INTERVALS} Dashed: D itself. Blue: readings of D·C. Black: mean gain under the other "
         "update seeds, what no score of the context alone can be expected to exceed."
     )
-    return _close(figure, record, "Which scores predict the KL that an update removes?", note)
+    return close(figure, record, "Which scores predict the KL that an update removes?", note)
 
 
 def top_curves(record: Record) -> Figure | None:
@@ -123,14 +123,14 @@ def top_curves(record: Record) -> Figure | None:
     log_keeps(axes, keeps)
     axes.set_xlabel("contexts kept (%)")
     axes.set_ylabel("KL removed per kept context (nats)")
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     note = f"{INTERVALS} Points of one keep are set side by side."
-    return _close(figure, record, "How much do the contexts gain that a score keeps?", note)
+    return close(figure, record, "How much do the contexts gain that a score keeps?", note)
 
 
 def top_rules(record: Record) -> Figure | None:
     keep = headline_keep(record["matched_top"])
-    found = _defined(record["matched_top"][keep], "gain")
+    found = defined(record["matched_top"][keep], "gain")
     oracle = found.pop("oracle", None)
     if not found:
         return None
@@ -138,13 +138,13 @@ def top_rules(record: Record) -> Figure | None:
     axes = figure.subplots()
     if RANDOM in found:
         axes.axvline(found[RANDOM]["gain"], color=ORANGE, lw=0.8, ls=DASHED)
-    _forest(axes, found, "gain", {RANDOM: ORANGE})
+    forest(axes, found, "gain", {RANDOM: ORANGE})
     axes.set_xlabel("KL removed per kept context (nats)")
     share = keep_percent(keep)
     top = f" The oracle that ranks by G itself reaches {oracle['gain']:.3g}." if oracle else ""
     note = f"{INTERVALS} Every rule keeps {share} of the contexts. Dashed: random.{top}"
     claim = f"Which rule's top {share} of contexts lose the most KL?"
-    return _close(figure, record, claim, note)
+    return close(figure, record, claim, note)
 
 
 def deciles(record: Record) -> Figure | None:
@@ -160,7 +160,7 @@ def deciles(record: Record) -> Figure | None:
     for axes, (name, title) in zip(panels, shown.items(), strict=False):
         tenths = record["buckets"][name]
         x, y = range(1, len(tenths) + 1), [tenth["value"] for tenth in tenths]
-        colour = _colour(name)
+        colour = colour_of(name)
         for at, tenth in zip(x, tenths, strict=True):
             if tenth["ci95"] is not None:
                 axes.vlines(at, *tenth["ci95"], color=colour, lw=1)
@@ -176,7 +176,7 @@ def deciles(record: Record) -> Figure | None:
             axes.set_xlabel("tenth of the contexts by score")
             axes.tick_params(labelbottom=True)
     note = f"{INTERVALS} Tenth 10 has the highest scores; dashed: mean of all contexts."
-    return _close(figure, record, "Where along each score do contexts gain?", note)
+    return close(figure, record, "Where along each score do contexts gain?", note)
 
 
 def quadrant3(record: Record) -> Figure | None:
@@ -191,14 +191,14 @@ def quadrant3(record: Record) -> Figure | None:
     axes = figure.subplots()
     axes.axvline(0, color=BLACK, lw=0.8)
     colours = dict(zip(PARTS.values(), (BLUE, PURPLE, GREY, VERMILION), strict=True))
-    _forest(axes, found, "value", colours)
+    forest(axes, found, "value", colours)
     axes.set_xlabel("KL removed: top quarter − bottom quarter of the score (nats)")
     inside = record["quadrant3"]["learnable"]["n"]
     note = (
         f"{INTERVALS} {inside:,} contexts with student entropy at most, and disagreement over, "
         "their medians."
     )
-    return _close(figure, record, "Where the student is sure and wrong, what marks the gain?", note)
+    return close(figure, record, "Where the student is sure and wrong, what marks the gain?", note)
 
 
 def plane(record: Record) -> Figure | None:
@@ -238,7 +238,7 @@ def plane(record: Record) -> Figure | None:
         "grey; gains are on a logarithmic scale but near 0. A cross: the 95 % interval of the "
         "cell's mean gain holds 0."
     )
-    return _close(figure, record, "Where over entropy and disagreement do contexts gain?", note)
+    return close(figure, record, "Where over entropy and disagreement do contexts gain?", note)
 
 
 def _log_ticks(most: float) -> list[float]:

@@ -14,10 +14,8 @@ from bench.diagnose.figure_marks import (
     PARTS,
     RANDOM,
     Record,
-    _apart,
-    _close,
-    _colour,
-    _name_ends,
+    close,
+    colour_of,
 )
 from bench.tables.sheet import headline_keep, keep_percent
 from bench.tables.style import (
@@ -33,6 +31,8 @@ from bench.tables.style import (
     WIDTH,
     hide_left_axis,
     log_ks,
+    name_ends,
+    push_apart,
 )
 
 PROXIES = {
@@ -67,7 +67,7 @@ def coefficients(record: Record) -> Figure | None:
                 ends.append((found[-1]["value"], PARTS[name], colour))
         axes.set_ylabel(label)
         _k_axis(axes, ks)
-        _name_ends(axes, ends)
+        name_ends(axes, ends)
     if max(abs(end) for end in panels[1].get_ylim()) > 5:
         # C near 1 leaves D·(1−C) so little spread that its interval would hide the rest.
         panels[1].set_yscale("symlog", linthresh=1)
@@ -78,7 +78,7 @@ def coefficients(record: Record) -> Figure | None:
         + (f"; out-of-prompt R² {r2:.2f} at K = {record['k']}." if r2 is not None else ".")
     )
     claim = "Does a nat of learnable disagreement remove more KL than an incompatible one?"
-    return _close(figure, record, claim, note)
+    return close(figure, record, claim, note)
 
 
 def _at_each_k(
@@ -123,12 +123,12 @@ def explained(record: Record) -> Figure | None:
             ends.append((found[-1]["value"], label, colour))
     _k_axis(axes, ks)
     axes.set_ylabel("ΔR² on held-out prompts")
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     base = record["regressions"][str(record["k"])]["base"]["r2_out_of_prompt"]["value"]
     known = f" The base explains {base:.2f}." if base is not None else ""
     note = f"{INTERVALS} Over the base {{H, D, H×D, position, teacher entropy}}.{known}"
     claim = "Does compatibility explain gain that disagreement does not?"
-    return _close(figure, record, claim, note)
+    return close(figure, record, claim, note)
 
 
 def robustness(record: Record) -> Figure | None:
@@ -149,10 +149,10 @@ def robustness(record: Record) -> Figure | None:
             ends.append((deltas[-1]["value"], PROXIES[proxy], colours[proxy]))
     _k_axis(axes, ks)
     axes.set_ylabel("ΔSpearman of D × proxy against D")
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     note = f"{INTERVALS} Both factors normalised (norm_q05), but for the product of D and C itself."
     claim = "Does the gain over D depend on how compatibility is measured?"
-    return _close(figure, record, claim, note)
+    return close(figure, record, claim, note)
 
 
 def against(record: Record) -> Figure | None:
@@ -175,7 +175,7 @@ def against(record: Record) -> Figure | None:
     for axes, (task, keep, found) in zip(panels, panels_of, strict=False):
         named = []
         for name, rule in found["rules"].items():
-            colour = ORANGE if name == RANDOM else _colour(name)
+            colour = ORANGE if name == RANDOM else colour_of(name)
             gain, accuracy = rule["gain"], 100 * rule["accuracy"]
             is_named = name in CURVES
             axes.plot(gain, accuracy, marker="o", color=colour, ls="none",
@@ -196,7 +196,7 @@ def against(record: Record) -> Figure | None:
         "rules; its interval draws rules, prompts, update seeds, items and training seeds."
     )
     claim = "Does gain on fixed contexts predict accuracy after training?"
-    return _close(figure, record, claim, note)
+    return close(figure, record, claim, note)
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
@@ -204,7 +204,7 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
     low, high = axes.get_ylim()
     gap = 0.07 * (high - low)
     ranked = sorted(points, key=lambda point: point[1])
-    place = _apart([y for _, y, _, _ in ranked], gap)
+    place = push_apart([y for _, y, _, _ in ranked], gap)
     for at, (x, y, name, colour) in zip(place, ranked, strict=True):
         axes.annotate(name, (x, y), xytext=(1.03, at), textcoords=axes.get_yaxis_transform(),
                       fontsize=6, color=colour, va="center", annotation_clip=False,
@@ -227,7 +227,7 @@ def gradients(record: Record) -> Figure | None:
         axes.axvline(100 * float(keep), color=ORANGE, lw=0.8, ls=DASHED)
         for y, name in enumerate(rows):
             found = record["gradients"][objective][keep][name]
-            colour = ORANGE if name == RANDOM else _colour(name)
+            colour = ORANGE if name == RANDOM else colour_of(name)
             if found["share"] is None:
                 continue
             if found["ci95"] is not None:
@@ -246,4 +246,4 @@ def gradients(record: Record) -> Figure | None:
         "Bars: 95 % intervals over prompts. Dashed: random."
     )
     claim = f"How much of the gradient lies in a score's top {share} of contexts?"
-    return _close(figure, record, claim, note)
+    return close(figure, record, claim, note)

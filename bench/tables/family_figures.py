@@ -15,12 +15,12 @@ from bench.tables.style import (
     PALE,
     VERMILION,
     WIDTH,
-    _band,
-    _grid,
-    _label_edges,
-    _name_ends,
+    accuracy_band,
     frame,
+    label_edges,
     log_ks,
+    name_ends,
+    panel_grid,
     per_cent,
     x_ticks,
 )
@@ -63,7 +63,7 @@ def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
             ends.append((100 * values[-1].accuracy, label, colour))
         log_ks(axes, by_k)
         axes.set_title(f"keep {keep_percent(keep)}", loc="left")
-        _name_ends(axes, ends)
+        name_ends(axes, ends, gap=0.055, offset=3, downwards=True)
         axes.set_xlabel("K of the top-K sets")
     panels[0].set_ylabel("accuracy (%)")
     where = without_k(next(iter(by_k.values()))).where
@@ -86,7 +86,7 @@ def by_dial(dial: Dial) -> Figure:
     random = {keep: found for (keep, label), found in lines.items() if label == "random"}
     rules = [key for key in sorted(lines) if key[1] not in (*references, "random")]
     several = len({keep for keep, _ in rules}) > 1
-    figure, panels = _grid(len(rules))
+    figure, panels = panel_grid(len(rules))
     for axes, (keep, label) in zip(panels, rules, strict=True):
         for name, style in (("full", DASHED), ("untrained", ":")):
             if name in references:
@@ -94,9 +94,9 @@ def by_dial(dial: Dial) -> Figure:
                 axes.plot(list(found), [100 * line.accuracy for line in found.values()],
                           color=BLACK, lw=0.8, ls=style)  # fmt: skip
         if keep in random:
-            _band(axes, list(random[keep]), list(random[keep].values()), GREY, lw=0.8, ms=2)
+            accuracy_band(axes, list(random[keep]), list(random[keep].values()), GREY, lw=0.8, ms=2)
         found = lines[keep, label]
-        _band(axes, list(found), list(found.values()), BLUE)
+        accuracy_band(axes, list(found), list(found.values()), BLUE)
         worse = {value: line for value, line in found.items()
                  if line.vs_full is not None and line.vs_full.verdict == "worse"}  # fmt: skip
         axes.plot(list(worse), [100 * line.accuracy for line in worse.values()], ls="none",
@@ -104,7 +104,7 @@ def by_dial(dial: Dial) -> Figure:
         name = f"{label}, keep {keep_percent(keep)}" if several else label
         axes.set_title(name, loc="left", color=BLUE)
         x_ticks(axes, dial.by_value)
-    _label_edges(panels, dial.fact.replace("_", " "), "accuracy (%)")
+    label_edges(panels, dial.fact.replace("_", " "), "accuracy (%)")
     first = next(iter(dial.by_value.values()))
     keeps = " and ".join(keep_percent(keep) for keep in sorted({keep for keep, _ in rules}))
     note = (

@@ -20,12 +20,12 @@ from bench.tables.style import (
     LINES,
     VERMILION,
     WIDE,
-    _band,
-    _grid,
-    _label_edges,
+    accuracy_band,
     frame,
     hide_left_axis,
+    label_edges,
     log_keeps,
+    panel_grid,
     per_cent,
     render,
 )
@@ -157,18 +157,18 @@ def accuracy_by_keep(table: Table) -> Figure | None:
     if not shown:
         return None
     keeps = sorted({line.keep for lines in [*shown.values(), random] for line in lines})
-    figure, panels = _grid(len(shown))
+    figure, panels = panel_grid(len(shown))
     for axes, (label, lines) in zip(panels, shown.items(), strict=True):
         if full:
             axes.axhline(100 * full[0].accuracy, color=BLACK, lw=0.8, ls=DASHED)
         if random:
-            _band(axes, [line.keep for line in random], random, GREY, lw=0.8, ms=2)
-        _band(axes, [line.keep for line in lines], lines, BLUE)
+            accuracy_band(axes, [line.keep for line in random], random, GREY, lw=0.8, ms=2)
+        accuracy_band(axes, [line.keep for line in lines], lines, BLUE)
         log_keeps(axes, keeps)
         axes.set_title(label, loc="left", color=BLUE)
     panels[0].margins(y=0.18)  # for the name above the line
     _name_references(panels[0], random, full, keeps)
-    _label_edges(panels, "tokens kept (%)", "accuracy (%)")
+    label_edges(panels, "tokens kept (%)", "accuracy (%)")
     note = "Grey: random; dashed: full. Bands: 95 % intervals over training seeds, for these items."
     frame(figure, "Accuracy against the share of tokens kept", f"{table.where}. {note}")
     return figure
@@ -203,7 +203,7 @@ def learning_curves(table: Table) -> Figure | None:
     if not curves:
         return None
     keeps = sorted({keep for found in curves.values() for keep in found})
-    figure, panels = _grid(len(curves))
+    figure, panels = panel_grid(len(curves))
     for axes, (label, found) in zip(panels, curves.items(), strict=True):
         for steps, accuracy_SE in full.values():
             axes.plot(steps, 100 * accuracy_SE.mean(0), color=BLACK, lw=0.8, ls=DASHED)
@@ -218,7 +218,7 @@ def learning_curves(table: Table) -> Figure | None:
         panels[0].plot([], [], color=colour, label=f"keep {keep_percent(keep)}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=len(keeps),
                   frameon=False, fontsize=6.5, borderpad=0.3, handlelength=1.2)  # fmt: skip
-    _label_edges(panels, "optimizer step", "accuracy (%)")
+    label_edges(panels, "optimizer step", "accuracy (%)")
     note = f"Accuracy on {curve_sets(table)}, mean over training seeds; bands: their range."
     note += " Dashed: full." if full else ""
     frame(figure, "Learning curves", f"{table.pair}, regime {table.regime}. {note}")

@@ -124,7 +124,9 @@ def hide_left_axis(axes: Axes) -> None:
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
 
-def _band(axes: Axes, x: Sequence[float], lines: Sequence[Line], colour: str, **kw: Any) -> None:
+def accuracy_band(
+    axes: Axes, x: Sequence[float], lines: Sequence[Line], colour: str, **kw: Any
+) -> None:
     """Mean accuracies with their 95 % intervals over training seeds."""
     low, high = zip(*(line.seeds_ci95 for line in lines), strict=True)
     if len(x) > 1:
@@ -134,7 +136,8 @@ def _band(axes: Axes, x: Sequence[float], lines: Sequence[Line], colour: str, **
     axes.plot(x, per_cent([line.accuracy for line in lines]), color=colour, marker="o", **kw)
 
 
-def _grid(count: int) -> tuple[Figure, list[Axes]]:
+def panel_grid(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels with shared axes, four at the most in a row."""
     columns = min(4, count)
     rows = -(-count // columns)
     width = {1: WIDTH, 2: 4.8}.get(columns, WIDE)
@@ -146,7 +149,7 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(panels[:count])
 
 
-def _label_edges(panels: Sequence[Axes], x: str, y: str) -> None:
+def label_edges(panels: Sequence[Axes], x: str, y: str) -> None:
     """Axis names at the left edge of a grid, and under the lowest panel of each column."""
     for axes in panels:
         place = axes.get_subplotspec()
@@ -156,12 +159,44 @@ def _label_edges(panels: Sequence[Axes], x: str, y: str) -> None:
         axes.set_xlabel(x)
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right edge at the height of the last values, pushed apart."""
+def name_ends(
+    axes: Axes,
+    ends: Iterable[tuple[float, str, str]],
+    gap: float = 0.06,
+    offset: float = 4,
+    downwards: bool = False,
+) -> None:
+    """Names right of the panel at the height of the last values, pushed apart.
+
+    `ends` are (height, name, colour). `gap`: the least distance, as a share of the axis; `offset`:
+    points from the panel's edge; `downwards`: the highest name stays at its height.
+    """
     low, high = axes.get_ylim()
-    gap, at = 0.055 * (high - low), np.inf
-    for y, label, colour in sorted(ends, reverse=True):
-        at = min(y, at - gap)
-        axes.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0),
+    ends = sorted(ends, reverse=downwards)
+    push = push_down if downwards else push_apart
+    heights = push([y for y, _, _ in ends], gap * (high - low))
+    for height, (_, label, colour) in zip(heights, ends, strict=True):
+        axes.annotate(label, (1, height), xycoords=("axes fraction", "data"), xytext=(offset, 0),
                       textcoords="offset points", fontsize=6, color=colour,
-                      va="center")  # fmt: skip
+                      va="center", annotation_clip=False)  # fmt: skip
+    axes.set_ylim(low, high)
+
+
+def push_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights from the lowest, pushed both ways until each two differ by the gap."""
+    place = list(heights)
+    for _ in range(200):
+        for i in range(len(place) - 1):
+            short = gap - (place[i + 1] - place[i])
+            if short > 1e-9:
+                place[i] -= short / 2
+                place[i + 1] += short / 2
+    return place
+
+
+def push_down(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights from the highest, each at least the gap under the one before."""
+    place = list(heights)
+    for i in range(1, len(place)):
+        place[i] = min(place[i], place[i - 1] - gap)
+    return place
