@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import BenchError, ConfigError, RunInUse, Stopped
 from bench.core.files import write_json, write_text
+from bench.core.parent import stop_with
 from bench.core.records import RunFolder, RunRecord
 from bench.run.plan import make_plan
 from bench.run.run_experiment import OnCurve, run_experiment
@@ -103,7 +103,7 @@ def _wait_until_free(folder: RunFolder) -> None:
 def main(job: Path) -> None:
     """What each launched process does. Leaves JOB's `.error` beside it where the run failed."""
     values: Mapping[str, Any] = json.loads(job.read_text())
-    threading.Thread(target=_follow, args=(values["parent"],), daemon=True).start()
+    stop_with(values["parent"], is_parent=False)
     try:
         run_experiment(Experiment.parse(values["experiment"]), Runtime(**values["runtime"]))
     except Stopped as stopped:
@@ -122,17 +122,6 @@ def _tell(job: Path, message: str) -> None:
     told = job.with_suffix(".error")
     if not told.exists():
         write_text(told, message)
-
-
-def _follow(parent: int) -> None:
-    """Stop, after saving, when the worker that asked for this run is gone."""
-    while True:
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        time.sleep(POLL_S)
 
 
 if __name__ == "__main__":

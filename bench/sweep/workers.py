@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from bench.core.errors import BenchError, ConfigError, Stopped
+from bench.core.parent import stop_with
 
 POLL_S = 1.0
 """Seconds between looks at what the workers do."""
@@ -149,7 +149,7 @@ def _start(
 
 def _main(work: Work, arguments: tuple[Any, ...], parent: int, mouth: Connection) -> None:
     os.setsid()  # Ctrl-C reaches the parent alone, which asks its workers once
-    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
+    stop_with(parent, is_parent=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_now)
     try:
@@ -165,10 +165,3 @@ def _main(work: Work, arguments: tuple[Any, ...], parent: int, mouth: Connection
 def _stop_now(number: int, frame: object) -> None:
     """Between runs there is nothing to save; inside one, the engine's own handler is in place."""
     raise Stopped("stopped between trials")
-
-
-def _follow_parent(parent: int) -> None:
-    """Stop, after saving, when the process that started this worker is gone."""
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    os.kill(os.getpid(), signal.SIGTERM)
