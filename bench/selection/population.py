@@ -49,16 +49,24 @@ def norm_minmax(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
 def percentile_rank(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Average rank in [0, 1]: 0 the lowest, 1 the highest, ties share the mean of their ranks."""
     value_N = x_BT[mask_BT]
-    _, group_N, count_G = value_N.unique(return_inverse=True, return_counts=True)
-    first_G = count_G.cumsum(0) - count_G
-    rank_N = (first_G + (count_G - 1).double() / 2)[group_N]
+    rank_N = average_ranks(value_N[None])[0]
     rank_BT = torch.zeros(x_BT.shape, dtype=torch.float64, device=x_BT.device)
-    rank_BT[mask_BT] = (
-        rank_N.double() / (value_N.numel() - 1)
-        if value_N.numel() > 1
-        else rank_N.double() + NEUTRAL
-    )
+    rank_BT[mask_BT] = rank_N / (value_N.numel() - 1) if value_N.numel() > 1 else rank_N + NEUTRAL
     return rank_BT.to(x_BT.dtype)
+
+
+def average_ranks(value_RN: Tensor) -> Tensor:
+    """Rank from 0 of each value in its row, the mean of its ranks for a tie; float64 (R, N)."""
+    sorted_RN, order_RN = value_RN.sort(dim=1)
+    place_1N = torch.arange(value_RN.shape[1], device=value_RN.device)[None]
+    new_RN = torch.ones_like(sorted_RN, dtype=torch.bool)
+    new_RN[:, 1:] = sorted_RN[:, 1:] != sorted_RN[:, :-1]
+    last_RN = torch.ones_like(new_RN)
+    last_RN[:, :-1] = new_RN[:, 1:]
+    first_RN = torch.where(new_RN, place_1N, 0).cummax(1).values
+    end_RN = torch.where(last_RN, place_1N, value_RN.shape[1]).flip(1).cummin(1).values.flip(1)
+    rank_RN = torch.empty(value_RN.shape, dtype=torch.float64, device=value_RN.device)
+    return rank_RN.scatter_(1, order_RN, (first_RN + end_RN).double() / 2)
 
 
 def rank_from_best(x_BT: Tensor, mask_BT: Tensor, tie_BT: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.core.errors import ConfigError
 from bench.core.randomness import RowKeys
 from bench.selection.budget import select_each
-from bench.selection.population import percentile_rank
+from bench.selection.population import average_ranks, percentile_rank
 from bench.selection.registry import Selector, SelectorError, get_selector, selector_names
 from bench.selection.signals import SIGNAL_NAMES, TokenSignals
 from bench.shadow.token_classes import TOKEN_CLASSES
@@ -226,20 +226,6 @@ def spearman(score_RN: Tensor) -> Tensor:
     norm_R1 = rank_RN.norm(dim=1, keepdim=True)
     norm_R1 = torch.where(norm_R1 > 0, norm_R1, torch.nan)
     return ((rank_RN / norm_R1) @ (rank_RN / norm_R1).T).clamp(-1, 1)
-
-
-def average_ranks(score_RN: Tensor) -> Tensor:
-    """Rank from 0 of each score in its row, the mean of its ranks for a tie; float64 (R, N)."""
-    sorted_RN, order_RN = score_RN.sort(dim=1)
-    place_1N = torch.arange(score_RN.shape[1], device=score_RN.device)[None]
-    new_RN = torch.ones_like(sorted_RN, dtype=torch.bool)
-    new_RN[:, 1:] = sorted_RN[:, 1:] != sorted_RN[:, :-1]
-    last_RN = torch.ones_like(new_RN)
-    last_RN[:, :-1] = new_RN[:, 1:]
-    first_RN = torch.where(new_RN, place_1N, 0).cummax(1).values
-    end_RN = torch.where(last_RN, place_1N, score_RN.shape[1]).flip(1).cummin(1).values.flip(1)
-    rank_RN = torch.empty(score_RN.shape, dtype=torch.float64, device=score_RN.device)
-    return rank_RN.scatter_(1, order_RN, (first_RN + end_RN).double() / 2)
 
 
 def _above_diagonal(value_RR: Tensor) -> list[float | None]:

@@ -10,12 +10,12 @@ from scipy import stats
 from bench import get_selector, select_tokens, signals_from_logits
 from bench.core.errors import ConfigError
 from bench.selection.budget import select_each
+from bench.selection.population import average_ranks
 from bench.selection.registry import Selector
 from bench.shadow.panel import (
     Member,
     Panel,
     Spend,
-    average_ranks,
     choose,
     jaccard,
     make_panel,
