@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench.core.config import Experiment, Runtime, experiment_from
 from bench.core.errors import ConfigError
+from bench.core.files import write_bytes
 
 Flat = Parameter(name="*")
 DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
@@ -32,7 +33,7 @@ def write_file(path: Path, content: bytes) -> None:
     """A file in a folder that need not be there. Raises ConfigError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_bytes(path, content)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
@@ -50,13 +51,6 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
-
-
-def is_stale(path: Path, content: bytes) -> bool:
-    """Missing, or other bytes. A PNG need only be there: its bytes depend on the machine's zlib."""
-    if not path.is_file():
-        return True
-    return path.suffix != ".png" and path.read_bytes() != content
 
 
 def leftovers(out: Path, made: Mapping[str, bytes]) -> list[str]:

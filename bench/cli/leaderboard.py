@@ -14,13 +14,13 @@ from bench.cli.console import (
     check_folder,
     console,
     fail,
-    is_stale,
     leftovers,
     print_json,
     read_text,
     write_file,
 )
 from bench.core.errors import ConfigError
+from bench.core.files import is_stale
 
 RESULTS = Path("results/rows.jsonl")
 

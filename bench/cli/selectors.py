@@ -13,9 +13,9 @@ from bench.cli.console import (
     RunsDir,
     console,
     fail,
-    is_stale,
     print_json,
 )
+from bench.core.files import is_stale
 
 if TYPE_CHECKING:
     from bench.selection.contract import Finding

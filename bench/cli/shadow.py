@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bench.cli.console import AsJson, RunsDir, console, print_json, read_text, write_file
 from bench.core.errors import ConfigError
+from bench.core.records import find_run
 
 if TYPE_CHECKING:
     from bench.shadow.overlap import Overlap
@@ -34,7 +35,7 @@ def overlap(
     from bench.shadow import overlap_figures
     from bench.shadow.overlap import read_shadow
 
-    folder = next((f for f in (runs_dir / run, Path(run)) if f.is_dir()), None)
+    folder = find_run(run, runs_dir)
     if folder is None:
         raise ConfigError(f"run: {run!r} is neither a run in {runs_dir} nor a folder")
     path = folder / "shadow.jsonl"

@@ -9,23 +9,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.core.files import written_whole
+
 
 def write_tensor(path: Path, value: Tensor) -> None:
     """One tensor, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    save_file({"value": value.contiguous().cpu()}, temporary)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        save_file({"value": value.contiguous().cpu()}, temporary)
 
 
 def read_tensor(path: Path, device: torch.device | str) -> Tensor:
     return load_file(path, device=str(device))["value"]
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table, compression: str = "snappy") -> None:
     """One parquet file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        pq.write_table(table, temporary, compression=compression)
 
 
 def read_column(path: Path, name: str) -> np.ndarray:

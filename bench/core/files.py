@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +20,61 @@ def digest8(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once: readers see the old content or the new, also after power loss."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives the name to write a file under; at the end it takes the place of `path` at once.
+
+    Readers see the old content or the new, also after power loss; after an error the old one is
+    still there and nothing else.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """`written_whole` for a folder that only one process writes; an old one is removed first."""
+    # No process id in the name: what a killed process left here may be large, and is cleared.
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+        for part in (*temporary.rglob("*"), temporary):
+            sync(part)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file as `written_whole` does."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of indented JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def is_stale(path: Path, content: bytes) -> bool:
+    """Missing, or other bytes. A PNG need only be there: its bytes depend on the machine's zlib."""
+    if not path.is_file():
+        return True
+    return path.suffix != ".png" and path.read_bytes() != content
 
 
 def sync(path: Path) -> None:

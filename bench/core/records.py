@@ -181,6 +181,11 @@ def _cut_lines(path: Path, steps: int) -> None:
     write_text(path, "".join(kept))
 
 
+def find_run(name: str, runs_dir: Path) -> Path | None:
+    """The folder of a run, by its id in `runs_dir` or by its own path; None where neither is."""
+    return next((folder for folder in (runs_dir / name, Path(name)) if folder.is_dir()), None)
+
+
 def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
     """The row of this run, if the file has it."""
     if not rows.exists():

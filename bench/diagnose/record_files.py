@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import ConfigError
-from bench.core.files import write_text
+from bench.core.files import is_stale, write_bytes, write_text
 from bench.diagnose import figures as diagnostic_figures
 from bench.diagnose import page as diagnostic_sheet
 
@@ -39,7 +39,7 @@ def write(record: Mapping[str, Any], folder: Path) -> list[Path]:
     for name, content in documents(record).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_bytes(path, content)
         paths.append(path)
     return paths
 
@@ -53,13 +53,9 @@ def to_text(record: Mapping[str, Any]) -> str:
 
 
 def stale(folder: Path) -> list[Path]:
-    """Files of a record that are missing or are not what it gives; a PNG need only be there."""
-    found = []
-    for name, content in documents(read_record(folder / RECORD)).items():
-        path = folder / name
-        is_same = path.is_file() and (path.suffix == ".png" or path.read_bytes() == content)
-        found += [] if is_same else [path]
-    return found
+    """Files of a record that are missing or are not what it gives."""
+    made = documents(read_record(folder / RECORD))
+    return [folder / name for name, content in made.items() if is_stale(folder / name, content)]
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from bench.core.logits import head_weight, project
 from bench.core.processes import make_accelerator
 from bench.core.progress import Progress
 from bench.core.provenance import code_digest
+from bench.core.records import find_run
 from bench.core.stopping import StopRequest
 from bench.diagnose.context_bank import ContextBank
 from bench.diagnose.measured import DIVERGENCES
@@ -156,7 +156,7 @@ def whole(bank: ContextBank, device: torch.device) -> Rollout:
 
 
 def _of_run(name: str, bank: ContextBank, runtime: Runtime) -> Update:
-    folder = next((f for f in (runtime.runs_dir / name, Path(name)) if f.is_dir()), None)
+    folder = find_run(name, runtime.runs_dir)
     if folder is None or not (folder / "experiment.json").is_file():
         raise ConfigError(f"update: run {name!r} is neither in {runtime.runs_dir} nor a run folder")
     if not (folder / "model").is_dir():

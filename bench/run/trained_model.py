@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import BenchError, ConfigError
-from bench.core.files import sync
+from bench.core.files import folder_written_whole
 from bench.core.processes import Processes, make_accelerator
 from bench.core.progress import open_progress
+from bench.core.records import find_run
 from bench.core.stats import mean_estimate
 from bench.pairs.adapters import is_adapter
 from bench.pairs.models import load_model, load_tokenizer, pair_chat, stop_ids
@@ -33,17 +33,11 @@ def save_model(
     Of a model with adapters, only they are saved, and the base's name with them. `state` are the
     weights where the model itself holds a part of them.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary, state_dict=state)
-        tokenizer.save_pretrained(temporary)
-        for file in temporary.iterdir():
-            sync(file)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        with folder_written_whole(folder) as temporary:
+            model.save_pretrained(temporary, state_dict=state)
+            tokenizer.save_pretrained(temporary)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise BenchError(f"the model could not be saved in {folder}: {error}") from error
 
 
@@ -80,7 +74,7 @@ def find_checkpoint(path: str, runtime: Runtime) -> tuple[str, dict[str, Any]]:
 
     Raises ConfigError for a path that is neither, and for a run that is not finished.
     """
-    folder = next((f for f in (runtime.runs_dir / path, Path(path)) if f.is_dir()), None)
+    folder = find_run(path, runtime.runs_dir)
     if folder is None:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
             raise ConfigError(f"path: {path!r} is no run, no folder, and no hub id (owner/name)")

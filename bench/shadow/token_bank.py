@@ -29,20 +29,17 @@ rules. Each signal's field carries its definition as `description`.
 import ast
 import inspect
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
+from bench.core.arrays import column_array, write_table
 from bench.core.errors import BenchError
-from bench.core.files import sync
 from bench.selection.signals import TokenSignals
 from bench.shadow.panel import Choices
 from bench.shadow.token_classes import TOKEN_CLASSES
@@ -82,28 +79,30 @@ def bank_table(banked: BankedStep) -> pa.Table:
         "response": pa.array(row_N, pa.int32()),
         "prompt_id": pa.array([rollout.prompt_id_B[row] for row in row_N]),
         "sample": pa.array([samples[row] for row in row_N], pa.int32()),
-        "position": _array(signals.position_BT[mask_BT].int()),
+        "position": column_array(signals.position_BT[mask_BT].int()),
         "response_length": pa.array([length_B[row] for row in row_N], pa.int32()),
         "finish_reason": pa.array([rollout.finish_reason_B[row] for row in row_N]),
         "token_id": pa.array(token_N, pa.int32()),
         "text": pa.array([banked.text_V[token] for token in token_N]),
         "token_class": pa.array([TOKEN_CLASSES[place] for place in class_N]),
-        "selected": _array(banked.selected_BT[mask_BT]),
-        "weight": _array(banked.weight_BT[mask_BT]),
-        "logit_gradient_norm": _array(banked.gradient_N.float()),
+        "selected": column_array(banked.selected_BT[mask_BT]),
+        "weight": column_array(banked.weight_BT[mask_BT]),
+        "logit_gradient_norm": column_array(banked.gradient_N.float()),
     }
     descriptions = {}
     computed = signals.computed()
     for name, value in computed.items():
         column = name.rpartition("_")[0]
         value_N = value[mask_BT.nonzero()[:, 0]] if value.ndim == 1 else value[mask_BT]
-        columns[column] = _array(value_N.float() if value_N.is_floating_point() else value_N.int())
+        columns[column] = column_array(
+            value_N.float() if value_N.is_floating_point() else value_N.int()
+        )
         descriptions[column] = _definitions().get(name, "")
     for label, score_N, selected_N in zip(
         choices.labels, choices.score_RN, choices.selected_RN, strict=True
     ):
-        columns[f"score_{label}"] = _array(score_N)
-        columns[f"mask_{label}"] = _array(selected_N)
+        columns[f"score_{label}"] = column_array(score_N)
+        columns[f"mask_{label}"] = column_array(selected_N)
     facts = {
         "format_version": FORMAT_VERSION,
         "step": banked.step,
@@ -123,31 +122,16 @@ def bank_table(banked: BankedStep) -> pa.Table:
 def write_step(folder: Path, banked: BankedStep) -> None:
     """The step's file, whole or not at all. Raises BenchError where it cannot be written."""
     path = step_file(folder, banked.step)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         folder.mkdir(exist_ok=True)
-        pq.write_table(bank_table(banked), temporary, compression="zstd")
-        sync(temporary)
-        temporary.replace(path)
-        sync(folder)
+        write_table(path, bank_table(banked), compression="zstd")
     except OSError as error:
         raise BenchError(f"the token bank {path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def step_file(folder: Path, step: int) -> Path:
     """Where a step's tokens lie."""
     return folder / f"step-{step:06d}.parquet"
-
-
-def _array(value: Tensor) -> pa.Array:
-    """A column of numbers, or of lists of K numbers."""
-    array = value.cpu().numpy()
-    if array.ndim == 1:
-        return pa.array(array)
-    flat = pa.array(np.ascontiguousarray(array).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
 
 
 def _described(definition: str | None) -> dict[str, str] | None:

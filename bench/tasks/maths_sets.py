@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bench.core.config import INSTRUCTION
 from bench.core.errors import ConfigError, unknown_name
+from bench.core.files import written_whole
 from bench.tasks.answers import boxed_answer, marked_answer
 
 FOLDER_VARIABLE = "OPD_BENCH_DATA"
@@ -296,9 +297,8 @@ def fetch(name: str, config: str | None = None, split: str = "train") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = datasets.load_dataset(hub, config, split=split)
-        temporary = path.with_suffix(".tmp")
-        rows.to_parquet(str(temporary))
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            rows.to_parquet(str(temporary))
     except Exception as error:  # the hub, the network and the disk each raise their own
         raise ConfigError(
             f"data set {name!r} could not be fetched from {hub!r}: {type(error).__name__}: {error}"

@@ -36,6 +36,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from bench.core.errors import ConfigError
+from bench.core.files import folder_written_whole, write_text
 from bench.pairs.tiny.pretrain import ModelRecipe, ProgressFn, train
 from bench.tasks.arithmetic import word_pieces
 
@@ -287,8 +288,7 @@ def _claim(out_dir: Path, plan: dict) -> Path | None:
     if out_dir.exists() and any(path.name != WORK_DIR for path in out_dir.iterdir()):
         raise ConfigError(f"{out_dir} is not empty and holds no build; choose another folder")
     work_dir.mkdir(parents=True, exist_ok=True)
-    (work_dir / "plan.tmp").write_text(text)
-    (work_dir / "plan.tmp").replace(work_dir / "plan.json")
+    write_text(work_dir / "plan.json", text)
     return work_dir
 
 
@@ -318,17 +318,16 @@ def _train_into(
         )
     torch.set_num_threads(threads)
     record = {"steps": steps}
-    done.write_text(json.dumps(record))
+    write_text(done, json.dumps(record))
     disable_progress_bar()
-    model.save_pretrained(work_dir / role)
+    with folder_written_whole(final) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
     enable_progress_bar()
-    tokenizer.save_pretrained(work_dir / role)
-    shutil.rmtree(final, ignore_errors=True)
-    (work_dir / role).replace(final)
     return record
 
 
 def _finish(work_dir: Path, record: dict) -> None:
     text = json.dumps(record, indent=1, sort_keys=True)
-    (work_dir.parent / "build.json").write_text(text + "\n")
+    write_text(work_dir.parent / "build.json", text + "\n")
     shutil.rmtree(work_dir)

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from bench.core.files import write_text
 from bench.pairs.tiny.measure import Distillation, measure
 
 REGIMES = {
@@ -131,8 +132,8 @@ def readme_text(name: str, card: dict) -> str:
 def write_card(pair_dir: Path, recipe: Distillation | None = None) -> None:
     """Measures `pair_dir` and writes its card.json and README.md."""
     card = measure(pair_dir, recipe or Distillation())
-    (pair_dir / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    (pair_dir / "README.md").write_text(readme_text(card["build"]["name"], card))
+    write_text(pair_dir / "card.json", json.dumps(card, indent=1) + "\n")
+    write_text(pair_dir / "README.md", readme_text(card["build"]["name"], card))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ the run's own small seed, so the two streams are different.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bench.core.files import written_whole
 from bench.tasks.arithmetic import (
     Problem,
     Style,
@@ -227,19 +227,8 @@ def train(
         if is_last:
             break
         if step % recipe.save_every == 0:
-            save_atomically(
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step},
-                checkpoint,
-            )
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            with written_whole(checkpoint) as temporary:
+                torch.save(state, temporary)
     model.eval()
     return step
-
-
-def save_atomically(state: dict, path: Path) -> None:
-    """Written under a temporary name, synced, renamed: `path` is never half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
