@@ -105,10 +105,7 @@ def print_diagnostic(record: Mapping[str, Any], folder: Any) -> None:
 
 
 def estimate_text(found: Mapping[str, Any] | None, name: str = "value") -> str:
-    """A value with its interval; a dash where it is not defined."""
-    if found is None or found[name] is None:
-        return "—"
-    if found["ci95"] is None:
-        return f"{found[name]:.3f}"
-    low, high = found["ci95"]
-    return f"{found[name]:.3f} ({low:.3f} to {high:.3f})"
+    """A value with its interval, with an ASCII minus; a dash where it is not defined."""
+    from bench.diagnose.estimates import estimate
+
+    return estimate(found, name, write="{:.{}f}".format)

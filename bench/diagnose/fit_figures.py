@@ -17,6 +17,7 @@ from bench.diagnose.figure_marks import (
     close,
     colour_of,
 )
+from bench.diagnose.fit_sheets import correlated
 from bench.tables.sheet import headline_keep, keep_percent
 from bench.tables.style import (
     BLACK,
@@ -157,13 +158,7 @@ def robustness(record: Record) -> Figure | None:
 
 def against(record: Record) -> Figure | None:
     """Gain per kept context against accuracy, a panel a keep."""
-    tasks = record.get("against", {}).get("tasks", {})
-    panels_of = [
-        (task, keep, found)
-        for task, keeps in tasks.items()
-        for keep, found in keeps.items()
-        if found["rank_correlation"] is not None
-    ]
+    panels_of = correlated(record)
     if not panels_of:
         return None
     columns = min(2, len(panels_of))

@@ -1,27 +1,18 @@
-"""A diagnostic's record -> its page in Markdown. Pure."""
+"""A diagnostic's record -> its page in Markdown: verdicts, scores, then its fits. Pure."""
 
 from collections.abc import Mapping
 from textwrap import fill
 from typing import Any
 
 from bench.core.config import Experiment
+from bench.diagnose import fit_sheets
+from bench.diagnose.estimates import best_first, estimate
 from bench.tables.rows import regime_changes, regime_name
-from bench.tables.sheet import headline_keep, keep_percent, table
+from bench.tables.sheet import NONE, headline_keep, keep_percent, table
 
 Record = Mapping[str, Any]
-NONE, RECORD = "—", "diagnostic.json"
+RECORD = "diagnostic.json"
 RANDOM, REFERENCE = "random", "forward_kl"
-KIND_NAMES = {
-    "forward_absolute": "KL(q‖p), absolute",
-    "forward_relative": "KL(q‖p), relative",
-    "reverse_absolute": "KL(p‖q), absolute",
-    "reverse_relative": "KL(p‖q), relative",
-}
-MODEL_NAMES = {
-    "base": "H, D, H×D, position, teacher entropy",
-    "with_compatibility": "the same, and C",
-    "split": "H, D·C, D·(1−C), position, teacher entropy",
-}
 
 
 def to_markdown(record: Record) -> str:
@@ -35,40 +26,19 @@ def to_markdown(record: Record) -> str:
         _top(record),
         _differences(record),
         _figure("deciles"),
-        _regressions(record),
+        fit_sheets.regressions(record),
         _figure("coefficients"),
-        _contrasts(record),
+        fit_sheets.contrasts(record),
         _figure("plane"),
-        _robustness(record),
-        _kinds(record),
-        _against(record),
-        _gradients(record),
+        fit_sheets.robustness(record),
+        fit_sheets.kinds(record),
+        fit_sheets.against(record),
+        fit_sheets.rules_against(record),
+        _figure("against") if fit_sheets.correlated(record) else "",
+        fit_sheets.gradients(record),
         _skipped(record),
     ]
     return "\n".join(section for section in sections if section)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Fixed digits, a real minus sign, never minus zero."""
-    if value is None:
-        return NONE
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def estimate(found: Mapping[str, Any] | None, name: str = "value", digits: int = 3) -> str:
-    """`value (low to high)`; the value alone where it has no interval."""
-    if found is None or found[name] is None:
-        return NONE
-    text = number(found[name], digits)
-    if found["ci95"] is None:
-        return text
-    low, high = (number(end, digits) for end in found["ci95"])
-    return f"{text} ({low} to {high})"
-
-
-def best_first(found: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
-    """Scores by their value, the highest first; those without one last."""
-    return sorted(found, key=lambda s: (found[s][name] is None, -(found[s][name] or 0.0)))
 
 
 def _figure(name: str) -> str:
@@ -180,156 +150,6 @@ def _differences(record: Record) -> str:
     return (
         f"Paired differences at {keep_percent(keep)}, each with its own interval (not adjusted "
         "for their number):\n\n" + table(header, rows)
-    )
-
-
-def _regressions(record: Record) -> str:
-    rows = []
-    for k, models in record["regressions"].items():
-        for model, found in models.items():
-            rows.append(
-                (
-                    k,
-                    MODEL_NAMES[model],
-                    estimate(found["r2"]),
-                    estimate(found.get("delta_r2")),
-                    estimate(found["r2_out_of_prompt"]),
-                    estimate(found.get("delta_r2_out_of_prompt")),
-                )
-            )
-    header = ("K", "regressors", "R²", "ΔR²", "R² out of prompt", "ΔR² out of prompt")
-    split = []
-    for k, models in record["regressions"].items():
-        for unit, name in (("standardised", "sd of G per sd"), ("per_nat", "nats per nat")):
-            found = models["split"][unit]
-            split.append((k, name, estimate(found["learnable"]), estimate(found["incompatible"]),
-                          estimate(found["difference"])))  # fmt: skip
-    ranges = ", ".join(
-        f"{number(value, 5)} at K = {k}" for k, value in record["compatibility_range"].items()
-    )
-    return (
-        "## Regressions of G\n\n" + table(header, rows) + "\nCoefficients of the split model:\n\n"
-        + table(("K", "unit", "learnable D·C", "incompatible D·(1−C)", "difference"), split)
-        + f"\nQ95 − Q05 of C: {ranges}. Where it is under 1e-5, C counts as 0.5 everywhere.\n"
-    )  # fmt: skip
-
-
-def _contrasts(record: Record) -> str:
-    rows = [
-        (name, str(found["n"]), estimate(found.get("top")), estimate(found.get("bottom")),
-         estimate(found.get("difference")))
-        for name, found in record["quadrant3"].items()
-    ]  # fmt: skip
-    header = ("score", "contexts in Q3", "G, top quarter", "G, bottom quarter", "difference")
-    matching = record["within_prompt_matching"]
-    text = f"{matching['pairs']:,} pairs"
-    if matching["difference"] is not None:
-        gaps = ", ".join(f"{n} {number(gap)}" for n, gap in matching["rank_gap"].items())
-        text += (
-            f"; G at the more compatible minus G at the other: {estimate(matching['difference'])} "
-            f"nats. Mean difference of C {number(matching['compatibility_gap'])}; of percentile "
-            f"ranks: {gaps}"
-        )
-    return (
-        "## Inside Q3 (student entropy at most its median, disagreement over its median)\n\n"
-        + table(header, rows)
-        + f"\nMatched within prompts on H, D and position: {text}.\n"
-    )
-
-
-def _robustness(record: Record) -> str:
-    proxies = record["robustness"]
-    ks = list(next(iter(proxies.values())))
-    rows = [[proxy, *(estimate(by_k[k]["delta_spearman"]) for k in ks)]
-            for proxy, by_k in proxies.items()]  # fmt: skip
-    return (
-        "## ΔSpearman against D, over proxies of compatibility and K\n\n"
-        + table(["proxy", *(f"K = {k}" for k in ks)], rows)
-        + "\nD and the proxy are normalised (norm_q05), but for `raw_product`, which is D·C.\n"
-    )
-
-
-def _kinds(record: Record) -> str:
-    rows = []
-    for kind, name in KIND_NAMES.items():
-        found = record["gains"].get(kind, record if kind == "forward_absolute" else None)
-        if found is None:
-            continue
-        rows.append(
-            (
-                name,
-                estimate(found["gain"]["mean"], digits=4),
-                estimate(found["spearman"].get(REFERENCE)),
-                estimate(found["spearman"].get("teachability")),
-                estimate(found["delta_spearman"]),
-                estimate(found["delta_spearman_raw"]),
-            )
-        )
-    header = ("G", "mean", "Spearman of D", "of D·C", "D·C minus D", "D·C unnormalised minus D")
-    return "## The claim under other definitions of G\n\n" + table(header, rows)
-
-
-def _against(record: Record) -> str:
-    if "against" not in record:
-        return ""
-    found = record["against"]
-    rows = []
-    for task, keeps in found["tasks"].items():
-        for keep, one in keeps.items():
-            interval = [
-                NONE if one[name] is None else " to ".join(number(end, 2) for end in one[name])
-                for name in ("ci95", "ci95_rules")
-            ]
-            rows.append((task, keep_percent(keep), str(len(one["rules"])),
-                         number(one["rank_correlation"], 2), *interval))  # fmt: skip
-    header = ("task", "keep", "rules", "rank correlation", "95 %, these rules", "95 %, rules drawn")
-    body = table(header, rows) if rows else "No rows of this pair and regime.\n"
-    return (
-        "## Does the diagnostic predict the leaderboard?\n\n"
-        f"Over rules: gain per kept context against accuracy after training at the same keep, "
-        f"regime {found['regime']}, from {found['rows']:,} rows.\n\n{body}\n"
-        "The first interval draws prompts, update seeds, evaluation items and training seeds (none "
-        "of a rule with one seed); the second the rules as well.\n"
-        + (_rules(found) if any(row[3] != NONE for row in rows) else "")
-    )
-
-
-def _rules(found: Mapping[str, Any]) -> str:
-    """Gain and accuracy of every rule, at the keeps that have a correlation."""
-    shown = [
-        (task, keep, one["rules"])
-        for task, keeps in found["tasks"].items()
-        for keep, one in keeps.items()
-        if one["rank_correlation"] is not None
-    ]
-    header: list[str] = ["rule"]
-    lines: dict[str, list[str]] = {}
-    for place, (task, keep, rules) in enumerate(shown):
-        share = keep_percent(keep)
-        header += [f"G, {task} at {share} (nats)", "accuracy % (seeds)"]
-        for rule, values in rules.items():
-            cells = lines.setdefault(rule, [NONE] * (2 * len(shown)))
-            cells[2 * place] = number(values["gain"])
-            cells[2 * place + 1] = f"{100 * values['accuracy']:.1f} ({values['seeds']})"
-    rows = [[rule, *cells] for rule, cells in sorted(lines.items())]
-    return "\n" + table(header, rows) + "\n" + _figure("against")
-
-
-def _gradients(record: Record) -> str:
-    if "gradients" not in record:
-        return ""
-    found = record["gradients"]
-    objectives = list(found)
-    keep = headline_keep(found[objectives[0]])
-    scores = found[objectives[0]][keep]
-    rows = [
-        [score, *(estimate(found[objective][keep][score], "share") for objective in objectives)]
-        for score in best_first(scores, "share")
-    ]
-    return (
-        f"## Share of the gradient norm in the top {keep_percent(keep)}\n\n"
-        "Norm of each objective's gradient with respect to the student's logits, before the "
-        "update.\n\n" + table(["score", *objectives], rows)
     )
 
 

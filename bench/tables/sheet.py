@@ -1,4 +1,4 @@
-"""Cells of text -> a Markdown table. Imports no sibling."""
+"""Cells of text -> a Markdown table."""
 
 import re
 from collections.abc import Iterable, Sequence
