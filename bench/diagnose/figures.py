@@ -51,8 +51,6 @@ DECILES = {
     "teacher_entropy": "teacher entropy",
 }
 
-NATS = "KL removed, KL(q‖p) before − after (nats)"
-
 
 def draw_all(record: Record) -> dict[str, bytes]:
     """File name -> content of every figure that the record has data for."""

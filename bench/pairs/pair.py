@@ -45,11 +45,6 @@ class Pair:
                 "tokens of both 'student' and 'teacher'"
             )
 
-    @property
-    def is_local(self) -> bool:
-        """Are both models folders here?"""
-        return Path(self.teacher).is_dir() and Path(self.student).is_dir()
-
 
 def _embedded(name: str, summary: str) -> Pair:
     return Pair(

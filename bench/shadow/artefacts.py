@@ -21,7 +21,6 @@ from bench.selection.signals import TokenSignals
 from bench.shadow.artefact_batch import KEEP, Batch, draw_batch
 
 FLOORS = (1e-12, 1e-8, 1e-6, 1e-4)
-RELEASED_FLOOR = 1e-12
 TIE_KEEPS = (0.01, 0.03, 0.05, 0.1)
 REFILL_KEEPS = (0.01, 0.02, 0.05, 0.1)
 SCOPE_KEEPS = (0.05, 0.2)

@@ -19,10 +19,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.tables.table import Line
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-"""Okabe and Ito's palette: told apart by colour-blind readers."""
+"""Okabe and Ito's palette, but for its yellow: told apart by colour-blind readers."""
 GREY, PALE = "#6E6E6E", "#D5D5D5"
 DASHED = (0, (4, 2))
 WIDTH, WIDE = 3.5, 7.2

@@ -75,11 +75,6 @@ class TaskResult:
     def mean_response_tokens(self) -> float:
         return fmean(sample.tokens for samples in self.sample_IK for sample in samples)
 
-    @property
-    def response_I(self) -> tuple[str, ...]:
-        """The first response to each item."""
-        return tuple(samples[0].text for samples in self.sample_IK)
-
     def to_json(self) -> dict[str, Any]:
         """Plain values that survive a JSON round trip."""
         return _plain(asdict(self))

@@ -44,7 +44,6 @@ def test_a_hub_pair_says_all_that_a_run_depends_on(name):
     assert pair.thinking is (False if hybrid else None)
     experiment = Experiment.parse({"pair": name, **pair.settings})
     assert experiment.learning_rate == (5e-7 if re.search(r"-0\.[56]b", name) else 1e-6)
-    assert not pair.is_local
 
 
 def test_settings_given_replace_the_pairs_own():

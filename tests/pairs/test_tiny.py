@@ -8,9 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen3Config
 
 from bench.core.errors import ConfigError
-from bench.pairs.pair import get_pair
+from bench.pairs.pair import ASSETS, get_pair
 from bench.pairs.tiny.build import (
-    ASSETS,
     RECIPES,
     build_model,
     build_pair,

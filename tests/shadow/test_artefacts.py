@@ -49,7 +49,7 @@ def test_every_number_has_a_value_of_every_batch():
 
 
 def test_the_union_divergence_with_its_floor_is_the_released_rules(batch):
-    found = artefacts.union_kl(batch, artefacts.RELEASED_FLOOR)
+    found = artefacts.union_kl(batch, floor=1e-12)
     score_BT = artefacts.norm_q05(batch.spread(found.total_N), batch.mask_BT)
     score_BT *= artefacts.norm_q05(batch.spread(found.shared_mass_N), batch.mask_BT)
     released_BT = batch.score("teachability_released")

@@ -63,14 +63,14 @@ def test_rates_lengths_and_texts_of_planted_responses(model, tokenizer, script):
         model, tokenizer, ["tiny_math"], stop_ids=[END, STOP], asking=asking, limit=6
     )["tiny_math"]
     assert result.score_I == (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
-    assert result.response_I == (
+    assert [sample.text for (sample,) in result.sample_IK] == [
         f"#### {gold}",
         problems[1].answer,
         "no answer here, and ",
         planted[3],
         "",
         "#### 1<pad>2",
-    )
+    ]
     assert result.parse_failure_rate == 4 / 6
     assert result.truncation_rate == 2 / 6
     expected_tokens = [5 + len(gold) + 1, len(problems[1].answer) + 1, 20, 20, 1, 9]

@@ -40,7 +40,6 @@ from bench.core.files import folder_written_whole, write_text
 from bench.pairs.tiny.pretrain import ModelRecipe, ProgressFn, train
 from bench.tasks.arithmetic import word_pieces
 
-ASSETS = Path(__file__).parents[1] / "assets"
 PAD_TOKEN, EOS_TOKEN = "<|endoftext|>", "<|im_end|>"
 VOCAB_MULTIPLE = 64  # padded vocabulary sizes are multiples of this
 MAX_CONTEXT = 256
