@@ -113,20 +113,77 @@ def needs(
 
     `one_model`: the teacher is the student's base, held once.
     """
+    held = _held(student, teacher, experiment, runtime, one_model)
+    checkpoint = FLOAT * held.trained + held.moments
+    return Needs(
+        certain=max(held.loaded, held.resident + held.waiting + held.gradients),
+        phases=_phases(student, teacher, experiment, runtime, prompt_tokens, held),
+        checkpoint=checkpoint,
+        disk=3 * checkpoint + FLOAT * held.trained,
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What both models and the optimizer hold, in bytes, whatever the batch is."""
+
+    each: int
+    """Of one number in the run's dtype."""
+    trained: int
+    """Parameters, not bytes."""
+    own: int
+    """The student, and its adapters."""
+    moments: int
+    gradients: int
+    loaded: int
+    """Both models as they are loaded and evaluated."""
+    whole: int
+    """The teacher while it scores."""
+    waiting: int
+    """The teacher while it does not."""
+    copies: int
+    """Of the student in the run's dtype."""
+
+    @property
+    def resident(self) -> int:
+        return self.own + self.moments
+
+
+def _held(
+    student: Shape, teacher: Shape, experiment: Experiment, runtime: Runtime, one_model: bool
+) -> _Held:
     each = 2 if experiment.dtype == "bfloat16" else FLOAT
     trained = student.parameters
     if experiment.lora:
         trained = student.adapter_parameters(experiment.lora, experiment.lora_targets)
-    moments, gradients = 2 * FLOAT * trained, FLOAT * trained
     own = FLOAT * (student.parameters + (trained if experiment.lora else 0))
-    # Under autocast the teacher is held in half precision, yet it is evaluated in float32 before.
-    loaded = own + (0 if one_model else FLOAT * teacher.parameters)
     whole = 0 if one_model else each * teacher.parameters
-    waiting = each * teacher.head if runtime.offload_teacher else whole
     # Autocast keeps half-precision copies of what is trained, and makes others at each use.
     copies = each * (student.head if experiment.lora else student.parameters)
-    copies = copies if each < FLOAT else 0
+    return _Held(
+        each=each,
+        trained=trained,
+        own=own,
+        moments=2 * FLOAT * trained,
+        gradients=FLOAT * trained,
+        # Under autocast the teacher is held in half precision, yet it is evaluated in float32
+        # before.
+        loaded=own + (0 if one_model else FLOAT * teacher.parameters),
+        whole=whole,
+        waiting=each * teacher.head if runtime.offload_teacher else whole,
+        copies=copies if each < FLOAT else 0,
+    )
 
+
+def _phases(
+    student: Shape,
+    teacher: Shape,
+    experiment: Experiment,
+    runtime: Runtime,
+    prompt_tokens: int,
+    held: _Held,
+) -> dict[str, int]:
+    """Bytes of each phase of a step at its highest, and of the evaluation."""
     responses = experiment.prompts_per_step * experiment.responses_per_prompt
     length = prompt_tokens + experiment.max_new_tokens
     rows, micro = min(responses, runtime.rollout_batch), min(responses, runtime.micro_batch)
@@ -136,34 +193,25 @@ def needs(
     kept_hidden = responses * experiment.max_new_tokens * FLOAT
     chunk = LOGIT_COPIES * FLOAT * max(runtime.logit_chunk, student.vocabulary)
     one_layer = max(
-        shape.activation_bytes(tokens, each) // shape.layers for shape in (student, teacher)
+        shape.activation_bytes(tokens, held.each) // shape.layers for shape in (student, teacher)
     )
     recomputes = runtime.gradient_checkpointing
-    kept = (student.recomputed_bytes if recomputes else student.activation_bytes)(tokens, each)
+    kept = (student.recomputed_bytes if recomputes else student.activation_bytes)(tokens, held.each)
     eval_length = prompt_tokens + (experiment.eval_max_new_tokens or experiment.max_new_tokens)
-    sampler = SAMPLER_BYTES * student.vocabulary
     caches = [
         shape.cache_bytes(runtime.eval_batch * eval_length, FLOAT) for shape in (student, teacher)
     ]
-    resident = own + moments
-    phases = {
-        "rollout": resident + waiting + copies + rows * sampler
-        + student.cache_bytes(rows * length, each),
-        "teacher": resident + whole + kept_hidden * teacher.hidden + one_layer,
-        "score": resident + waiting + copies + one_layer + chunk
-        + kept_hidden * (teacher.hidden + student.hidden),
-        "loss": resident + waiting + copies + gradients + chunk
-        + kept_hidden * teacher.hidden + kept,
+    idle = held.resident + held.waiting
+    awake = idle + held.copies
+    return {
+        "rollout": awake + rows * SAMPLER_BYTES * student.vocabulary
+        + student.cache_bytes(rows * length, held.each),
+        "teacher": held.resident + held.whole + kept_hidden * teacher.hidden + one_layer,
+        "score": awake + one_layer + chunk + kept_hidden * (teacher.hidden + student.hidden),
+        "loss": awake + held.gradients + chunk + kept_hidden * teacher.hidden + kept,
         "evaluate": runtime.eval_batch * max(student.vocabulary, teacher.vocabulary)
-        * SAMPLER_BYTES + max(loaded + max(caches), resident + waiting + caches[0]),
+        * SAMPLER_BYTES + max(held.loaded + max(caches), idle + caches[0]),
     }  # fmt: skip
-    checkpoint = FLOAT * trained + moments
-    return Needs(
-        certain=max(loaded, resident + waiting + gradients),
-        phases=phases,
-        checkpoint=checkpoint,
-        disk=3 * checkpoint + FLOAT * trained,
-    )
 
 
 def readable(amount: int) -> str:

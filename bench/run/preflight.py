@@ -100,31 +100,32 @@ def check_stops(plan: Plan, loaded: LoadedPair) -> Check:
             f"{loaded.teacher_stop_ids}, as the pair declares: the stop position leaves the mask",
             "nothing, if that is meant; else declare one set with --stop-ids",
         )  # fmt: skip
-    own = {
-        side: set(stop_ids(model, tokenizer))
-        for side, model in (("student", loaded.student), ("teacher", loaded.teacher))
-    }
-    odd = {side: found for side, found in own.items() if not found <= stops}
-    if odd:
-        side, found = next(iter(odd.items()))
-        return Check(
-            "stop tokens", "warn",
-            f"the {side}'s files also stop on {sorted(found - stops)}, the pair only on {named}",
-            "nothing, if that is meant; else add them with --stop-ids",
-        )  # fmt: skip
+    for side, model in (("student", loaded.student), ("teacher", loaded.teacher)):
+        found = set(stop_ids(model, tokenizer))
+        if not found <= stops:
+            return Check(
+                "stop tokens", "warn",
+                f"the {side}'s files also stop on {sorted(found - stops)}, the pair only on "
+                f"{named}",
+                "nothing, if that is meant; else add them with --stop-ids",
+            )  # fmt: skip
+    said = f"both sides stop on {named}"
+    if disagreeing := _several_stops(loaded):
+        said += f" (their files name several: {'; '.join(disagreeing)})"
+    return Check("stop tokens", "pass", said)
+
+
+def _several_stops(loaded: LoadedPair) -> list[str]:
+    """The sides whose own files differ in the stop tokens that they name, and what each names."""
     named_by = {
-        side: own_stop_ids(model, tokenizer)
+        side: own_stop_ids(model, loaded.tokenizer)
         for side, model in (("student", loaded.student), ("teacher", loaded.teacher))
     }
-    disagreeing = [
+    return [
         f"{side}: {', '.join(f'{where} {sorted(ids)}' for where, ids in found.items())}"
         for side, found in named_by.items()
         if len(set(found.values())) > 1
     ]
-    said = f"both sides stop on {named}"
-    if disagreeing:
-        said += f" (their files name several: {'; '.join(disagreeing)})"
-    return Check("stop tokens", "pass", said)
 
 
 def end_of_turn(loaded: LoadedPair) -> int | None:

@@ -111,85 +111,101 @@ def _reading(pairs: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]
     pair_a, pair_b = order[0], order[-1]
     a, b = pairs[pair_a], pairs[pair_b]
     names = {"pair_a": f"`{pair_a}`", "pair_b": f"`{pair_b}`"}
-
-    def ties(axis: str, keep: float, value: str) -> list[float]:
-        (row,) = [r for r in b["ties"] if r["score"].startswith(axis) and r["keep"] == keep]
-        return row[value]
-
-    def at(rows: Rows, value: str, **key: Any) -> list[float]:
-        (row,) = [r for r in rows if all(r[name] == wanted for name, wanted in key.items())]
-        return row[value]
-
-    k = settings["k"]
-    ks = [row["k"] for row in a["top_k"]]
-    k_low, k_high = (4 if 4 in ks else ks[0]), ks[-2]
     return [
-        TIES.format(
-            **names,
-            tied_entropy=_share(ties("Ĥ (", 0.01, "at_cut")),
-            position_earlier=_spread(ties("Ĥ (", 0.01, "position_earlier"), 2),
-            position_hash=_spread(ties("Ĥ (", 0.01, "position_hash"), 2),
-            jaccard_1=_spread(ties("Ĥ (", 0.01, "jaccard"), 2),
-            jaccard_5=_spread(ties("Ĥ (", 0.05, "jaccard"), 2),
-            tied_tip=_share(ties("Ĥ + D̂", 0.05, "at_cut")),
-            jaccard_tip=_spread(ties("Ĥ + D̂", 0.05, "jaccard"), 2),
-        ),
-        FLOOR.format(
-            **names,
-            share_a=_share(at(a["floor"], "off_support_share", floor="1e-12")),
-            share_b=_share(at(b["floor"], "off_support_share", floor="1e-12")),
-            exact_a=_share(at(a["floor"], "off_support_share", floor="none")),
-            exact_b=_share(at(b["floor"], "off_support_share", floor="none")),
-            overlap_a=_share(at(a["floor"], "score_overlap", floor="1e-12")),
-            overlap_b=_share(at(b["floor"], "score_overlap", floor="1e-12")),
-            noflo_a=_share(at(a["floor"], "score_overlap", floor="none")),
-            noflo_b=_share(at(b["floor"], "score_overlap", floor="none")),
-        ),
+        TIES.format(**names, **_of_ties(b["ties"])),
+        FLOOR.format(**names, **_of_floor({"a": a["floor"], "b": b["floor"]})),
         PADDING.format(
             **names,
             padding_b=_share(b["batch"][0]["padding_share"]),
-            **{
-                f"{short}_{which}": _share(
-                    at(found["padding"], "teachability_overlap", statistics_over=over)
-                )
-                for short, over in (
-                    ("zero", "all positions, padding 0"),
-                    ("scored", "all positions, padding scored"),
-                )
-                for which, found in (("a", a), ("b", b))
-            },
+            **_of_padding({"a": a["padding"], "b": b["padding"]}),
         ),
         REFILL.format(
             **names,
             length_b=_spread(b["batch"][0]["response_length"], 0),
-            refill_1=_share(at(b["refill"], "realised_keep", selector="teachability", keep=0.01)),
-            refill_5=_share(at(b["refill"], "realised_keep", selector="teachability", keep=0.05)),
-            other=_share(
-                at(b["refill"], "other_token_by_teachability", selector="entropy", keep=0.01)
-            ),
+            **_of_refill(b["refill"]),
         ),
-        TOP_K.format(
-            **names,
-            k=k,
-            k_low=k_low,
-            k_high=k_high,
-            range_low=_small(at(a["top_k"], "mass_range", k=k_low)),
-            range_high=_small(at(a["top_k"], "mass_range", k=k_high)),
-            raw_high=_share(at(a["top_k"], "raw_overlap", k=k_high)),
-            norm_high=_share(at(a["top_k"], "normalised_overlap", k=k_high)),
-            norm_b=_share(at(b["top_k"], "normalised_overlap", k=k)),
-        ),
-        SCOPE.format(
-            **names,
-            jaccard=_spread(at(b["scope"], "jaccard", selector="teachability", keep=0.05), 2),
-            realised=_share(
-                at(b["scope"], "realised_keep_response", selector="teachability", keep=0.05), 2
-            ),
-            empty=_share(
-                at(b["scope"], "responses_without_token", selector="teachability", keep=0.05)
-            ),
-        ),
+        TOP_K.format(**names, **_of_top_k(a["top_k"], b["top_k"], settings["k"])),
+        SCOPE.format(**names, **_of_scope(b["scope"])),
     ]
+
+
+def _at(rows: Rows, value: str, **key: Any) -> list[float]:
+    """A value of the one row that the key names."""
+    (row,) = [r for r in rows if all(r[name] == wanted for name, wanted in key.items())]
+    return row[value]
+
+
+def _of_ties(rows: Rows) -> dict[str, str]:
+    def at(axis: str, keep: float, value: str) -> list[float]:
+        (score,) = {row["score"] for row in rows if row["score"].startswith(axis)}
+        return _at(rows, value, score=score, keep=keep)
+
+    return {
+        "tied_entropy": _share(at("Ĥ (", 0.01, "at_cut")),
+        "position_earlier": _spread(at("Ĥ (", 0.01, "position_earlier"), 2),
+        "position_hash": _spread(at("Ĥ (", 0.01, "position_hash"), 2),
+        "jaccard_1": _spread(at("Ĥ (", 0.01, "jaccard"), 2),
+        "jaccard_5": _spread(at("Ĥ (", 0.05, "jaccard"), 2),
+        "tied_tip": _share(at("Ĥ + D̂", 0.05, "at_cut")),
+        "jaccard_tip": _spread(at("Ĥ + D̂", 0.05, "jaccard"), 2),
+    }
+
+
+def _of_floor(rows_of: Mapping[str, Rows]) -> dict[str, str]:
+    columns = {
+        "share": ("off_support_share", "1e-12"),
+        "exact": ("off_support_share", "none"),
+        "overlap": ("score_overlap", "1e-12"),
+        "noflo": ("score_overlap", "none"),
+    }
+    return {
+        f"{short}_{which}": _share(_at(rows, value, floor=floor))
+        for short, (value, floor) in columns.items()
+        for which, rows in rows_of.items()
+    }
+
+
+def _of_padding(rows_of: Mapping[str, Rows]) -> dict[str, str]:
+    over = {"zero": "all positions, padding 0", "scored": "all positions, padding scored"}
+    return {
+        f"{short}_{which}": _share(_at(rows, "teachability_overlap", statistics_over=name))
+        for short, name in over.items()
+        for which, rows in rows_of.items()
+    }
+
+
+def _of_refill(rows: Rows) -> dict[str, str]:
+    def realised(keep: float) -> str:
+        return _share(_at(rows, "realised_keep", selector="teachability", keep=keep))
+
+    other = _at(rows, "other_token_by_teachability", selector="entropy", keep=0.01)
+    return {"refill_1": realised(0.01), "refill_5": realised(0.05), "other": _share(other)}
+
+
+def _of_top_k(rows_a: Rows, rows_b: Rows, k: int) -> dict[str, Any]:
+    ks = [row["k"] for row in rows_a]
+    k_low, k_high = (4 if 4 in ks else ks[0]), ks[-2]
+    return {
+        "k": k,
+        "k_low": k_low,
+        "k_high": k_high,
+        "range_low": _small(_at(rows_a, "mass_range", k=k_low)),
+        "range_high": _small(_at(rows_a, "mass_range", k=k_high)),
+        "raw_high": _share(_at(rows_a, "raw_overlap", k=k_high)),
+        "norm_high": _share(_at(rows_a, "normalised_overlap", k=k_high)),
+        "norm_b": _share(_at(rows_b, "normalised_overlap", k=k)),
+    }
+
+
+def _of_scope(rows: Rows) -> dict[str, str]:
+    def at(value: str) -> list[float]:
+        return _at(rows, value, selector="teachability", keep=0.05)
+
+    return {
+        "jaccard": _spread(at("jaccard"), 2),
+        "realised": _share(at("realised_keep_response"), 2),
+        "empty": _share(at("responses_without_token")),
+    }
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

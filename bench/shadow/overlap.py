@@ -126,28 +126,9 @@ def read_shadow(text: str, run_id: str) -> Overlap:
     Only rules that every line has are compared; others are in `skipped`. Raises ConfigError for an
     empty log, a broken line, or lines of different budgets.
     """
-    lines = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{run_id}: shadow.jsonl line {number} is broken: {error}") from None
-    if not lines:
-        raise ConfigError(f"{run_id}: shadow.jsonl has no line yet")
-    for field in ("keep", "gradient_of"):
-        values = sorted({line[field] for line in lines}, key=str)
-        if len(values) > 1:
-            raise ConfigError(
-                f"{run_id}: the lines of shadow.jsonl differ in {field} ({values}); the run was "
-                "resumed with other settings of the shadow panel"
-            )
+    lines = _read_lines(text, run_id)
     in_all = set.intersection(*(set(line["rules"]) for line in lines))
     rules = tuple(rule for rule in lines[0]["rules"] if rule in in_all)
-    skipped = {name: reason for line in lines for name, reason in line["skipped"].items()}
-    skipped |= {
-        rule: "is missing in some steps"
-        for line in lines for rule in line["rules"] if rule not in in_all and rule not in skipped
-    }  # fmt: skip
     places = [[line["rules"].index(rule) for rule in rules] for line in lines]
     signals = _common(line["signals"]["names"] for line in lines)
     kept_LR = np.array([_pick(line["kept"], at) for line, at in zip(lines, places, strict=True)])
@@ -155,17 +136,6 @@ def read_shadow(text: str, run_id: str) -> Overlap:
     jaccard_LRR = _matrices(lines, places, "jaccard")
     gradient_LR = _rows(lines, places, "gradient_share")
     tied_LR = _rows(lines, places, "tied")
-    names = {"position": _tenths(), "entropy": _tenths(), "class": TOKEN_CLASSES}
-    profiles = {
-        group: Profile(
-            tuple(names[group]),
-            np.sum([line[group]["all"] for line in lines], 0),
-            np.sum(
-                [_pick(line[group]["kept"], at) for line, at in zip(lines, places, strict=True)], 0
-            ),
-        )
-        for group in GROUPS
-    }
     all_LS = np.array([_signal(line, line["signals"]["all"], signals) for line in lines])
     kept_LRS = np.array([
         [_signal(line, line["signals"]["kept"][place], signals) for place in at]
@@ -187,12 +157,57 @@ def read_shadow(text: str, run_id: str) -> Overlap:
         tied_R=tied_R,
         gradient_R=_mean(gradient_LR),
         gradient_sd_R=_sd(gradient_LR),
-        profiles=profiles,
+        profiles=_profiles(lines, places),
         signals=signals,
         signal_all_S=tokens_L @ all_LS / tokens_L.sum(),
         signal_kept_RS=kept_mean_RS,
-        skipped=skipped,
+        skipped=_skipped(lines, in_all),
     )
+
+
+def _read_lines(text: str, run_id: str) -> list[dict[str, Any]]:
+    """The lines of one panel; ConfigError where there is none, or they are not of one panel."""
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{run_id}: shadow.jsonl line {number} is broken: {error}") from None
+    if not lines:
+        raise ConfigError(f"{run_id}: shadow.jsonl has no line yet")
+    for field in ("keep", "gradient_of"):
+        values = sorted({line[field] for line in lines}, key=str)
+        if len(values) > 1:
+            raise ConfigError(
+                f"{run_id}: the lines of shadow.jsonl differ in {field} ({values}); the run was "
+                "resumed with other settings of the shadow panel"
+            )
+    return lines
+
+
+def _skipped(lines: Sequence[Mapping[str, Any]], in_all: set[str]) -> dict[str, str]:
+    """Rule -> why it is not compared: the log's reasons, and the rules that some lines lack."""
+    skipped = {name: reason for line in lines for name, reason in line["skipped"].items()}
+    return skipped | {
+        rule: "is missing in some steps"
+        for line in lines for rule in line["rules"] if rule not in in_all and rule not in skipped
+    }  # fmt: skip
+
+
+def _profiles(
+    lines: Sequence[Mapping[str, Any]], places: Sequence[list[int]]
+) -> dict[str, Profile]:
+    names = {"position": _tenths(), "entropy": _tenths(), "class": TOKEN_CLASSES}
+    return {
+        group: Profile(
+            tuple(names[group]),
+            np.sum([line[group]["all"] for line in lines], 0),
+            np.sum(
+                [_pick(line[group]["kept"], at) for line, at in zip(lines, places, strict=True)], 0
+            ),
+        )
+        for group in GROUPS
+    }
 
 
 def _tenths() -> list[str]:

@@ -1,12 +1,15 @@
 """Overlap -> figures as SVG and PNG bytes, in the house style. Pure."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from bench.shadow.overlap import Overlap
+from bench.shadow.overlap import Overlap, Profile
 from bench.tables.sheet import keep_percent
 from bench.tables.style import BLACK, BLUE, DASHED, GREY, PALE, VERMILION, WIDE, render, write_note
 
@@ -56,12 +59,9 @@ def overlap_matrix(found: Overlap) -> Figure:
     axes.tick_params(length=0, pad=2)
     axes.set_xticks(np.arange(-0.5, rules), minor=True)
     axes.set_yticks(np.arange(-0.5, rules), minor=True)
-    axes.grid(which="minor", color="white", lw=0.4)
-    axes.tick_params(which="minor", length=0)
-    axes.spines[:].set_visible(False)
-    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        for label in labels:
-            label.set_fontweight("bold" if label.get_text() == found.rules[0] else "normal")
+    _part_cells(axes)
+    _embolden(axes.get_xticklabels(), found.rules[0])
+    _embolden(axes.get_yticklabels(), found.rules[0])
     scales = (
         ("Jaccard of masks", SHARED, overlap_norm, 0.0),
         ("Spearman of scores", SIGNED, rank_norm, 0.56),
@@ -100,6 +100,19 @@ def _write_cells(
         axes.text(x, y, text, ha="center", va="center", fontsize=size, color=colour)
 
 
+def _part_cells(axes: Axes) -> None:
+    """White lines at the minor ticks, and no frame."""
+    axes.grid(which="minor", color="white", lw=0.4)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _embolden(labels: Iterable[Text], own: str) -> None:
+    """The run's own rule in bold."""
+    for label in labels:
+        label.set_fontweight("bold" if label.get_text() == own else "normal")
+
+
 def profiles(found: Overlap) -> Figure:
     """What kind of tokens each rule keeps: a row a rule, by group, gradient and ties."""
     order, rules = found.order(), len(found.rules)
@@ -111,7 +124,7 @@ def profiles(found: Overlap) -> Figure:
     shares = {"position": 10, "entropy": 10, "class": 7, "gradient": 4.6, "ties": 4.6}
     gap = 0.1
     unit = (WIDE - left - right - gap * (len(shares) - 1)) / sum(shares.values())
-    norm, at = LogNorm(1 / MOST_LIFT, MOST_LIFT), left
+    at = left
     panels: dict[str, Axes] = {}
     for name, share in shares.items():
         panels[name] = figure.add_axes(
@@ -119,49 +132,17 @@ def profiles(found: Overlap) -> Figure:
         )
         at += share * unit + gap
     for name, profile in found.profiles.items():
-        axes, lift = panels[name], profile.lift_RG[order]
-        used = profile.all_G > 0
-        lift, labels = lift[:, used], [n for n, u in zip(profile.names, used, strict=True) if u]
-        axes.set_facecolor(PALE)
-        axes.imshow(np.clip(lift, 1 / MOST_LIFT, MOST_LIFT), cmap=SIGNED, norm=norm, aspect="auto")
-        if name != "class":
-            labels = [f"{number + 1}" for number in range(len(labels))]
-        axes.set_xticks(range(len(labels)), labels, rotation=90 if name == "class" else 0)
-        axes.set_title(TITLES[name], loc="left", fontsize=6.5)
-        axes.set_xticks(np.arange(-0.5, len(labels)), minor=True)
-    own = np.array([GREY] * rules, dtype=object)
-    own[order.index(0)] = BLUE
-    for name, values, title in (
-        ("gradient", found.gradient_R[order], "gradient norm\ncovered (%)"),
-        ("ties", found.tied_R[order], "kept by the\ntie rule (%)"),
-    ):
-        axes = panels[name]
-        axes.barh(range(rules), 100 * np.nan_to_num(values), color=list(own), height=0.72)
-        axes.set_title(title, loc="left", fontsize=6.5)
-        axes.set_xlim(0, max(1.0, 1.12 * float(np.nanmax(100 * values))))
-        axes.spines["left"].set_linewidth(0.4)
-    panels["gradient"].axvline(100 * found.keep, color=BLACK, lw=0.6, ls=DASHED)
+        _draw_lift(panels[name], name, profile, order)
+    _draw_shares(panels, found, order)
     for number, (name, axes) in enumerate(panels.items()):
         axes.set_ylim(rules - 0.5, -0.5)
         axes.set_yticks(range(rules), [] if number else names)
         axes.tick_params(length=0, pad=2, labelsize=6)
         if name in found.profiles:
             axes.set_yticks(np.arange(-0.5, rules), minor=True)
-            axes.grid(which="minor", color="white", lw=0.4)
-            axes.tick_params(which="minor", length=0)
-            axes.spines[:].set_visible(False)
-    for label in panels["position"].get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() == found.rules[0] else "normal")
-    bar_place = (left / WIDE, 0.62 / height, 20.3 * unit / WIDE, 0.08 / height)
-    bar = figure.colorbar(
-        ScalarMappable(norm, SIGNED), cax=figure.add_axes(bar_place), orientation="horizontal"
-    )
-    ticks = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
-    bar.set_ticks(ticks, labels=["⅛", "¼", "½", "1", "2", "4", "8"], fontsize=6)
-    bar.ax.minorticks_off()
-    bar.outline.set_visible(False)  # pyright: ignore
-    bar.ax.tick_params(length=2, width=0.5)
-    bar.set_label("times as many kept tokens as by chance", fontsize=6.5)
+            _part_cells(axes)
+    _embolden(panels["position"].get_yticklabels(), found.rules[0])
+    _draw_scale(figure, (left / WIDE, 0.62 / height, 20.3 * unit / WIDE, 0.08 / height))
     note = (
         "Entropy: deciles within each step, 10 the highest. Gradient: Σ of the norm of "
         f"{found.gradient_of}'s gradient at the student's logits; dashed: the share by chance. "
@@ -169,6 +150,54 @@ def profiles(found: Overlap) -> Figure:
     )
     _frame(figure, found, "What kind of tokens does each rule keep?", note)
     return figure
+
+
+def _draw_lift(axes: Axes, name: str, profile: Profile, order: Sequence[int]) -> None:
+    """Times as many kept tokens as by chance, of the groups that have tokens."""
+    used = profile.all_G > 0
+    lift_RG = profile.lift_RG[order][:, used]
+    labels = [n for n, u in zip(profile.names, used, strict=True) if u]
+    axes.set_facecolor(PALE)
+    axes.imshow(
+        np.clip(lift_RG, 1 / MOST_LIFT, MOST_LIFT), cmap=SIGNED, norm=_lift_norm(), aspect="auto"
+    )
+    if name != "class":
+        labels = [f"{number + 1}" for number in range(len(labels))]
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if name == "class" else 0)
+    axes.set_title(TITLES[name], loc="left", fontsize=6.5)
+    axes.set_xticks(np.arange(-0.5, len(labels)), minor=True)
+
+
+def _draw_shares(panels: Mapping[str, Axes], found: Overlap, order: Sequence[int]) -> None:
+    """Bars: the gradient that each rule covers, and what the tie rule chose."""
+    colours = [GREY if place else BLUE for place in order]
+    for name, values, title in (
+        ("gradient", found.gradient_R[order], "gradient norm\ncovered (%)"),
+        ("ties", found.tied_R[order], "kept by the\ntie rule (%)"),
+    ):
+        axes = panels[name]
+        axes.barh(range(len(order)), 100 * np.nan_to_num(values), color=colours, height=0.72)
+        axes.set_title(title, loc="left", fontsize=6.5)
+        axes.set_xlim(0, max(1.0, 1.12 * float(np.nanmax(100 * values))))
+        axes.spines["left"].set_linewidth(0.4)
+    panels["gradient"].axvline(100 * found.keep, color=BLACK, lw=0.6, ls=DASHED)
+
+
+def _draw_scale(figure: Figure, place: tuple[float, float, float, float]) -> None:
+    """The scale of the lifts, lying under the panels."""
+    bar = figure.colorbar(
+        ScalarMappable(_lift_norm(), SIGNED), cax=figure.add_axes(place), orientation="horizontal"
+    )
+    ticks = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
+    bar.set_ticks(ticks, labels=["⅛", "¼", "½", "1", "2", "4", "8"], fontsize=6)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)  # pyright: ignore
+    bar.ax.tick_params(length=2, width=0.5)
+    bar.set_label("times as many kept tokens as by chance", fontsize=6.5)
+
+
+def _lift_norm() -> LogNorm:
+    return LogNorm(1 / MOST_LIFT, MOST_LIFT)
 
 
 def _frame(figure: Figure, found: Overlap, claim: str, note: str) -> None:

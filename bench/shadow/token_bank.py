@@ -89,15 +89,8 @@ def bank_table(banked: BankedStep) -> pa.Table:
         "weight": column_array(banked.weight_BT[mask_BT]),
         "logit_gradient_norm": column_array(banked.gradient_N.float()),
     }
-    descriptions = {}
-    computed = signals.computed()
-    for name, value in computed.items():
-        column = name.rpartition("_")[0]
-        value_N = value[mask_BT.nonzero()[:, 0]] if value.ndim == 1 else value[mask_BT]
-        columns[column] = column_array(
-            value_N.float() if value_N.is_floating_point() else value_N.int()
-        )
-        descriptions[column] = _definitions().get(name, "")
+    of_signals = _signal_columns(signals)
+    columns |= of_signals
     for label, score_N, selected_N in zip(
         choices.labels, choices.score_RN, choices.selected_RN, strict=True
     ):
@@ -107,16 +100,33 @@ def bank_table(banked: BankedStep) -> pa.Table:
         "format_version": FORMAT_VERSION,
         "step": banked.step,
         "rules": list(choices.labels),
-        "signals": [name.rpartition("_")[0] for name in computed],
+        "signals": list(of_signals),
         "skipped": dict(choices.skipped),
         **banked.facts,
     }
     fields = [
-        pa.field(n, column.type, nullable=False, metadata=_described(descriptions.get(n)))
-        for n, column in columns.items()
+        pa.field(
+            name,
+            column.type,
+            nullable=False,
+            metadata=_described(_definitions().get(name)) if name in of_signals else None,
+        )
+        for name, column in columns.items()
     ]
     schema = pa.schema(fields, metadata={"opd_bench": json.dumps(facts, ensure_ascii=False)})
     return pa.Table.from_arrays(list(columns.values()), schema=schema)
+
+
+def _signal_columns(signals: TokenSignals) -> dict[str, pa.Array]:
+    """Every computed signal, by its name without dimensions; a response's value for each token."""
+    row_N = signals.mask_BT.nonzero()[:, 0]
+    columns = {}
+    for name, value in signals.computed().items():
+        value_N = value[row_N] if value.ndim == 1 else value[signals.mask_BT]
+        columns[name.rpartition("_")[0]] = column_array(
+            value_N.float() if value_N.is_floating_point() else value_N.int()
+        )
+    return columns
 
 
 def write_step(folder: Path, banked: BankedStep) -> None:
@@ -140,7 +150,7 @@ def _described(definition: str | None) -> dict[str, str] | None:
 
 @cache
 def _definitions() -> dict[str, str]:
-    """The line under each field of TokenSignals."""
+    """The line under each field of TokenSignals, by the field's name without dimensions."""
     (body,) = ast.parse(inspect.getsource(TokenSignals)).body
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -148,5 +158,5 @@ def _definitions() -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             match text:
                 case ast.Expr(ast.Constant(str(definition))):
-                    found[field.target.id] = definition
+                    found[field.target.id.rpartition("_")[0]] = definition
     return found

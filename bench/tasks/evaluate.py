@@ -26,13 +26,13 @@ from bench.tasks.chat import Chat
 from bench.tasks.grader import Graded
 from bench.tasks.protocol import DEFAULT_ASKING, TASK_FOLDER, Asking, check_tasks, task_settings
 from bench.tasks.responses import Decoding, Response, borrowed, respond
+from bench.tasks.results import Sample, TaskResult
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
 
     from bench.core.processes import Processes
-from bench.tasks.results import Sample, TaskResult
 
 NOISY_LOGGERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 Progress = Callable[[str, int, int], None]
@@ -68,13 +68,7 @@ def evaluate(
     protocols = {}
     for name in dict.fromkeys(tasks):
         own = asking.of(name)
-        assert own.temperature is not None and own.top_p is not None
-        protocols[name] = (
-            own,
-            Decoding(
-                tuple(stop_ids), own.max_new_tokens, own.temperature, own.top_p, batch_size, seed
-            ),
-        )
+        protocols[name] = own, _decoding(own, stop_ids, batch_size, seed)
 
     with _quiet(log_file) as aloud, borrowed(model):
         from lm_eval.tasks import TaskManager
@@ -91,6 +85,14 @@ def evaluate(
             chat = own.chat if task_settings(name).chat else None
             results[name] = _run_task(task, _Student(tokenizer, chat, respond_to), decoding, limit)
         return results
+
+
+def _decoding(own: Asking, stop_ids: Sequence[int], batch_size: int, seed: int) -> Decoding:
+    """How a task's responses are sampled."""
+    assert own.temperature is not None and own.top_p is not None
+    return Decoding(
+        tuple(stop_ids), own.max_new_tokens, own.temperature, own.top_p, batch_size, seed
+    )
 
 
 class _Student:

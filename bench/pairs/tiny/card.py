@@ -23,37 +23,56 @@ REGIMES = {
 
 def readme_text(name: str, card: dict) -> str:
     """The model card in Markdown; every number comes from `card`."""
-    build, data, full = card["build"], card["data"], card["full"]
-    recipe, trained = build["recipe"], build["trained"]
-    models, prefixes = card["models"], card["prefix_accuracy"]
-    shape = ("parameters", "width", "layers", "intermediate", "heads", "kv_heads", "vocab_size")
-    schedule = ("equation_share", "learning_rate", "batch_size", "weight_decay", "clip_norm")
-
-    def row(*cells: object) -> str:
-        return "| " + " | ".join(map(str, cells)) + " |"
-
-    def percent(share: float) -> str:
-        return f"{share:.1%}"
-
     lines = [
         f"# {name}",
         "",
         f"A teacher and an untrained student for selective on-policy distillation, both"
-        f" `{models['teacher']['class']}`. {REGIMES[name]}",
+        f" `{card['models']['teacher']['class']}`. {REGIMES[name]}",
         "",
         "Made by `bench pairs build`; generated from `card.json` by `bench.pairs.tiny.card`.",
         "",
+        *_architecture(card),
+        *_data(card["data"]),
+        *_recipe(card["build"]),
+        *_accuracy(card),
+        *_disagreement(card),
+        "## Limits",
+        "",
+        "A model organism: it knows this one task, in these words, within 256 positions. Effects"
+        " found here are hypotheses about larger models, not evidence about them.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _architecture(card: dict) -> list[str]:
+    models, data = card["models"], card["data"]
+    shape = ("parameters", "width", "layers", "intermediate", "heads", "kv_heads", "vocab_size")
+    return [
         "## Architecture",
         "",
-        row("", "teacher", "student"),
-        row("---", "---:", "---:"),
-        *(row(key, models["teacher"][key], models["student"][key]) for key in shape),
+        _row("", "teacher", "student"),
+        _row("---", "---:", "---:"),
+        *(_row(key, models["teacher"][key], models["student"][key]) for key in shape),
         "",
         f"Tied embeddings, float32. One byte-level tokenizer of {data['tokenizer']} tokens: 256"
         f" bytes and one token per word, digits one by one; {data['tokens_in_use']} tokens are in"
         " real use. Ids beyond the tokenizer are padding and were never a training target."
         " Responses end in `<|im_end|>`; `<|endoftext|>` pads.",
         "",
+    ]
+
+
+def _data(data: dict) -> list[str]:
+    return [
         "## Data",
         "",
         "`tasks/arithmetic`: additions and subtractions told in words, 2 to 4 steps, all values in"
@@ -62,42 +81,59 @@ def readme_text(name: str, card: dict) -> str:
         f" {data['mean_response_tokens']['equation']:.1f} worded as equations and"
         f" {data['mean_response_tokens']['verb']:.1f} worded with verbs.",
         "",
+    ]
+
+
+def _recipe(build: dict) -> list[str]:
+    recipe, trained = build["recipe"], build["trained"]
+    schedule = ("equation_share", "learning_rate", "batch_size", "weight_decay", "clip_norm")
+    return [
         "## Recipe",
         "",
         "Cross-entropy on response tokens, AdamW, linear warm-up; the teacher's learning"
         " rate falls at the end, the student keeps its own and stops at the first evaluation on"
-        f" `tune` that reaches {percent(recipe['student']['stop_at'])}.",
+        f" `tune` that reaches {_percent(recipe['student']['stop_at'])}.",
         "",
-        row("", "teacher", "student"),
-        row("---", "---:", "---:"),
-        row("steps", trained["teacher"]["steps"], trained["student"]["steps"]),
-        *(row(key, recipe["teacher"][key], recipe["student"][key]) for key in schedule),
+        _row("", "teacher", "student"),
+        _row("---", "---:", "---:"),
+        _row("steps", trained["teacher"]["steps"], trained["student"]["steps"]),
+        *(_row(key, recipe["teacher"][key], recipe["student"][key]) for key in schedule),
         "",
+    ]
+
+
+def _accuracy(card: dict) -> list[str]:
+    full = card["full"]
+    roles = {"student": "untrained student", "teacher": "teacher"}
+    splits = ("tune", "eval")
+    return [
         "## Accuracy",
         "",
         f"Greedy, {card['problems']} problems a split.",
         "",
-        row("", "tune", "eval"),
-        row("---", "---:", "---:"),
+        _row("", *splits),
+        _row("---", "---:", "---:"),
         *(
-            row(
-                label,
-                percent(card["accuracy"][role]["tune"]),
-                percent(card["accuracy"][role]["eval"]),
-            )
-            for role, label in (("student", "untrained student"), ("teacher", "teacher"))
+            _row(label, *(_percent(card["accuracy"][role][split]) for split in splits))
+            for role, label in roles.items()
         ),
         "",
         "The teacher on `tune`, held to one wording at every step start: "
-        + ", ".join(f"{k} {percent(v)}" for k, v in card["teacher_by_wording"].items())
+        + ", ".join(f"{k} {_percent(v)}" for k, v in card["teacher_by_wording"].items())
         + ".",
         "",
         f"`full` distillation by a plain loop ({full['recipe']['steps']} steps of"
         f" {full['recipe']['prompts_per_step']} prompts, learning rate"
         f" {full['recipe']['learning_rate']:g}, reverse KL at temperature 1), `tune`, seeds"
-        f" {', '.join(map(str, full['seeds']))}: {', '.join(map(percent, full['tune']))}; a mean"
+        f" {', '.join(map(str, full['seeds']))}: {', '.join(map(_percent, full['tune']))}; a mean"
         f" lift of {100 * full['lift']:.1f} points.",
         "",
+    ]
+
+
+def _disagreement(card: dict) -> list[str]:
+    prefixes = card["prefix_accuracy"]
+    return [
         "## Disagreement",
         "",
         "Mean teacher mass off the student's top K (1 - C), over the tokens of"
@@ -109,10 +145,10 @@ def readme_text(name: str, card: dict) -> str:
         f" whether the student's own response was right (n = {prefixes['n']['right']}) or wrong"
         f" (n = {prefixes['n']['wrong']}):",
         "",
-        row("cut at", "right", "wrong"),
-        row("---", "---:", "---:"),
+        _row("cut at", "right", "wrong"),
+        _row("---", "---:", "---:"),
         *(
-            row(share, percent(groups["right"]), percent(groups["wrong"]))
+            _row(share, _percent(groups["right"]), _percent(groups["wrong"]))
             for share, groups in prefixes.items()
             if share != "n"
         ),
@@ -120,13 +156,7 @@ def readme_text(name: str, card: dict) -> str:
         "Right responses can hold wrong steps that cancel out; the teacher goes on from the numbers"
         " as they are written, which is why it does not reach its own accuracy on them.",
         "",
-        "## Limits",
-        "",
-        "A model organism: it knows this one task, in these words, within 256 positions. Effects"
-        " found here are hypotheses about larger models, not evidence about them.",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def write_card(pair_dir: Path, recipe: Distillation | None = None) -> None:

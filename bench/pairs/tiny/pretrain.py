@@ -204,21 +204,11 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    loss, accuracy = float("nan"), float("nan")
+    accuracy = float("nan")
     while step < recipe.steps:
-        model.train()
-        token_BT, label_BT = training_batch(step, recipe, tokenizer, seed)
-        is_target_BT = label_BT[:, 1:] != LABEL_IGNORE
-        hidden_BTD = model.model(input_ids=token_BT[:, :-1]).last_hidden_state
-        logits_NV = model.lm_head(hidden_BTD[is_target_BT])
-        loss_mean = torch.nn.functional.cross_entropy(logits_NV, label_BT[:, 1:][is_target_BT])
-        optimizer.zero_grad(set_to_none=True)
-        loss_mean.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, recipe)
-        optimizer.step()
-        step, loss = step + 1, loss_mean.item()
+        batch = training_batch(step, recipe, tokenizer, seed)
+        loss = _take_step(model, optimizer, batch, step, recipe)
+        step += 1
         is_last = step == recipe.steps
         if recipe.stop_at is not None and step % recipe.eval_every == 0:
             accuracy = greedy_accuracy(model, tokenizer, tune)
@@ -232,3 +222,26 @@ def train(
                 torch.save(state, temporary)
     model.eval()
     return step
+
+
+def _take_step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    step: int,
+    recipe: ModelRecipe,
+) -> float:
+    """One optimizer step on a batch of tokens and labels; the loss before it."""
+    token_BT, label_BT = batch
+    model.train()
+    is_target_BT = label_BT[:, 1:] != LABEL_IGNORE
+    hidden_BTD = model.model(input_ids=token_BT[:, :-1]).last_hidden_state
+    logits_NV = model.lm_head(hidden_BTD[is_target_BT])
+    loss_mean = torch.nn.functional.cross_entropy(logits_NV, label_BT[:, 1:][is_target_BT])
+    optimizer.zero_grad(set_to_none=True)
+    loss_mean.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(step, recipe)
+    optimizer.step()
+    return loss_mean.item()
