@@ -240,7 +240,7 @@ def test_a_bank_that_cannot_be_written_leaves_no_part_of_a_file(tmp_path, monkey
         path.write_bytes(b"PAR1")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bench.shadow.token_bank.pq.write_table", full_disk)
+    monkeypatch.setattr("bench.core.arrays.pq.write_table", full_disk)
     with pytest.raises(BenchError, match=r"token bank .*step-000001.*No space left"):
         found.step(0)
     assert list(found.folder.token_bank.iterdir()) == []
