@@ -11,7 +11,9 @@ from command import call
 from small_pair import loaded_pair
 
 from bench.core.config import Experiment
-from bench.shadow import artefacts
+from bench.selection.population import norm_q05
+from bench.shadow import artefacts, conventions
+from bench.shadow.artefact_batch import draw_batch
 from bench.shadow.artefact_page import page
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +24,7 @@ def batch():
     experiment = Experiment(prompts_per_step=6, max_new_tokens=10, k=4)
     pair = loaded_pair()
     stops = tuple(range(0, 657, 11))  # many stop tokens: responses of unequal length
-    return artefacts.draw_batch(replace(pair, student_stop_ids=stops), experiment, seed=0)
+    return draw_batch(replace(pair, student_stop_ids=stops), experiment, seed=0)
 
 
 def test_the_committed_page_is_the_one_of_the_committed_json(capsys, tmp_path):
@@ -49,9 +51,9 @@ def test_every_number_has_a_value_of_every_batch():
 
 
 def test_the_union_divergence_with_its_floor_is_the_released_rules(batch):
-    found = artefacts.union_kl(batch, floor=1e-12)
-    score_BT = artefacts.norm_q05(batch.spread(found.total_N), batch.mask_BT)
-    score_BT *= artefacts.norm_q05(batch.spread(found.shared_mass_N), batch.mask_BT)
+    found = conventions.union_kl(batch, floor=1e-12)
+    score_BT = norm_q05(batch.spread(found.total_N), batch.mask_BT)
+    score_BT *= norm_q05(batch.spread(found.shared_mass_N), batch.mask_BT)
     released_BT = batch.score("teachability_released")
     torch.testing.assert_close(
         score_BT[batch.mask_BT].float(), released_BT[batch.mask_BT], atol=2e-4, rtol=0
@@ -62,7 +64,7 @@ def test_without_a_floor_and_with_every_id_the_union_divergence_is_the_exact_one
     size = batch.student_logprob_NV.shape[1]
     everything = torch.arange(size).expand(*batch.mask_BT.shape, size)
     whole = replace(batch.signals, student_topk_id_BTK=everything, teacher_topk_id_BTK=everything)
-    found = artefacts.union_kl(replace(batch, signals=whole), None)
+    found = conventions.union_kl(replace(batch, signals=whole), None)
     exact_N = batch.signals.forward_kl_BT[batch.mask_BT].double()
     torch.testing.assert_close(found.total_N, exact_N, atol=1e-4, rtol=1e-4)
     assert float(found.off_support_N.abs().max()) == 0
@@ -79,7 +81,7 @@ def test_scoring_the_padding_leaves_the_tokens_themselves_alone(batch):
 
 def test_refilling_adds_a_token_to_each_response_that_has_none(batch):
     responses = int((batch.signals.length_B > 0).sum())
-    rows = artefacts.refill(batch)
+    rows = conventions.refill(batch)
     for (_, keep), row in rows.items():
         tokens = int(batch.mask_BT.sum())
         budget = -(-tokens * keep // 1)
@@ -90,7 +92,7 @@ def test_refilling_adds_a_token_to_each_response_that_has_none(batch):
 
 
 def test_at_k_of_the_whole_vocabulary_compatibility_is_neutral(batch):
-    rows = artefacts.top_k(batch)
+    rows = conventions.top_k(batch)
     (last,) = [row for (k,), row in rows.items() if k == batch.student_logprob_NV.shape[1]]
     assert last["is_neutral"] == 1 and last["raw_overlap"] == 1
     masses = [row["mass"] for row in rows.values()]
@@ -98,7 +100,7 @@ def test_at_k_of_the_whole_vocabulary_compatibility_is_neutral(batch):
 
 
 def test_ties_of_a_clipped_score_are_all_that_earlier_positions_change(batch):
-    for (name, _), row in artefacts.ties(batch).items():
+    for (name, _), row in conventions.ties(batch).items():
         if row["by_tie_rule"] == 0:
             assert row["jaccard"] == 1 and row["position_hash"] == row["position_earlier"], name
         else:
