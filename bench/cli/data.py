@@ -36,7 +36,8 @@ data_app = GroupedApp(
 @data_app.default
 def data(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
     """List the public data sets: where each comes from, and whether its file is here."""
-    from bench.tasks.maths_sets import MATH_SETS, data_folder, find_file
+    from bench.tasks.data_files import data_folder, find_file
+    from bench.tasks.maths_sets import MATH_SETS
 
     rows = [
         {

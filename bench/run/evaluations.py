@@ -16,8 +16,8 @@ from bench.core.files import digest8, write_json
 from bench.core.processes import Processes
 from bench.core.progress import Progress
 from bench.core.provenance import code_digest
+from bench.tasks.data_files import data_sha256
 from bench.tasks.evaluate import evaluate
-from bench.tasks.maths_sets import data_sha256
 from bench.tasks.protocol import Asking, task_settings
 from bench.tasks.results import TaskResult
 
@@ -26,7 +26,7 @@ Results = dict[str, TaskResult]
 
 EVALUATION_CODE = (
     "core/randomness", "core/sampling", "pairs/adapters", "pairs/models", "tasks/answers",
-    "tasks/arithmetic", "tasks/chat", "tasks/definitions", "tasks/evaluate", "tasks/grader",
+    "tasks/arithmetic", "tasks/chat", "tasks/data_files", "tasks/definitions", "tasks/evaluate", "tasks/grader",
     "tasks/maths_sets", "tasks/protocol", "tasks/responses", "tasks/results",
 )  # fmt: skip
 """What a cached baseline depends on besides the model, the data and the settings."""

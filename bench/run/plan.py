@@ -19,7 +19,8 @@ from bench.selection.registry import Selector, get_selector
 from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.shadow.panel import Panel, make_panel
 from bench.tasks.chat import PLAIN_TEXT
-from bench.tasks.maths_sets import data_sha256, missing
+from bench.tasks.data_files import data_sha256
+from bench.tasks.maths_sets import missing
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.prompt_sets import evaluation_sets, get_prompts
 from bench.tasks.prompts import PromptSource

@@ -1,6 +1,6 @@
-"""Public maths sets by name: problems with their gold answers, read from files in one folder.
+"""Public maths sets by name: problems with their gold answers, read from the data files.
 
-Nothing here downloads: `bench data fetch` does (bench.tasks.prompt_file), and only when asked.
+Only `fetch` downloads, which `bench data fetch` calls.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +17,8 @@ from bench.core.config import INSTRUCTION
 from bench.core.errors import ConfigError, unknown_name
 from bench.core.files import written_whole
 from bench.tasks.answers import boxed_answer, marked_answer
+from bench.tasks.data_files import data_folder, find_file, missing, read_rows
 
-FOLDER_VARIABLE = "OPD_BENCH_DATA"
-DEFAULT_FOLDER = "data"
-SUFFIXES = (".jsonl", ".parquet")
 DAPO_BEFORE = (
     "Solve the following math problem step by step. The last line of your response should be of "
     "the form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
@@ -151,34 +148,6 @@ def get_math_set(name: str) -> MathSet:
     return MATH_SETS[name]
 
 
-def data_folder() -> Path:
-    """Where the files are: $OPD_BENCH_DATA, else `data` in the working directory."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
-
-
-def find_file(name: str) -> Path | None:
-    """The file of a set, if it is there: NAME.jsonl or NAME.parquet."""
-    paths = (data_folder() / (name + suffix) for suffix in SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def data_sha256(name: str) -> str | None:
-    """Hash of a set's file; None where it is not here."""
-    path = find_file(name)
-    return file_sha256(path) if path else None
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes, computed once as long as the file stays the same."""
-    stat = path.stat()
-    return _file_sha256(path.absolute(), stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _file_sha256(path: Path, modified: int, size: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def read_math_set(name: str) -> list[MathProblem]:
     """Every problem of a set, in the file's order.
 
@@ -200,40 +169,6 @@ def read_math_set(name: str) -> list[MathProblem]:
             ) from None
         problems.append(MathProblem(problem_id(found.prefix, question), question, answer, absolute))
     return problems
-
-
-def missing(name: str) -> str:
-    """What to do about a set that is not here."""
-    stem = name.replace("/", "--")
-    return (
-        f"data set {name!r} is not here: put {stem}.jsonl or {stem}.parquet into "
-        f"{str(data_folder())!r} (set {FOLDER_VARIABLE} for another folder), or run "
-        f"`bench data fetch {name}`"
-    )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL or Parquet file. Raises ConfigError naming the file and the line."""
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{str(path)!r} is not read: a data file is .jsonl or .parquet")
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            return pyarrow.parquet.read_table(path).to_pylist()
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}:{number}: no JSON: {error}") from None
-        if row is not None and not isinstance(row, dict):
-            raise ConfigError(f"{path}:{number}: a row is an object, not {type(row).__name__}")
-        rows += [row] if row is not None else []
-    return rows
 
 
 def question_of(row: Row, columns: Iterable[str]) -> str:

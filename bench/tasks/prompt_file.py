@@ -11,18 +11,16 @@ from bench.core.randomness import hash64
 from bench.tasks.answers import boxed_answer, marked_answer
 from bench.tasks.chat import Chat, message_of
 from bench.tasks.contamination import overlaps
+from bench.tasks.data_files import file_sha256, missing, read_rows
 from bench.tasks.grader import Comparison, shared_grader
 from bench.tasks.maths_sets import (
     ANSWER_COLUMNS,
     MATH_SETS,
     QUESTION_COLUMNS,
     MathProblem,
-    file_sha256,
-    missing,
     problem_id,
     question_of,
     read_math_set,
-    read_rows,
 )
 from bench.tasks.prompts import Prompt
 

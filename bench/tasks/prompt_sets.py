@@ -4,7 +4,8 @@ from pathlib import Path
 
 from bench.core.config import Experiment
 from bench.core.errors import ConfigError, unknown_name
-from bench.tasks.maths_sets import HUB_ID, MATH_SETS, SUFFIXES, TRAINING_NAMES, find_file
+from bench.tasks.data_files import SUFFIXES, find_file
+from bench.tasks.maths_sets import HUB_ID, MATH_SETS, TRAINING_NAMES
 from bench.tasks.prompt_file import PromptFile
 from bench.tasks.prompts import Arithmetic, PromptSet, PromptSource
 from bench.tasks.protocol import task_settings

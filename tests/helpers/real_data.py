@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tasks.maths_sets import FOLDER_VARIABLE
+from bench.tasks.data_files import FOLDER_VARIABLE
 
 FOLDER = Path(os.environ[FOLDER_VARIABLE]) if os.environ.get(FOLDER_VARIABLE) else None
 

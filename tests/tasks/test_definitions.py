@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from bench.core.config import INSTRUCTION
 from bench.tasks.answers import tidy
 from bench.tasks.chat import Chat, message_of
+from bench.tasks.data_files import read_rows
 from bench.tasks.definitions import maths
 from bench.tasks.evaluate import evaluate
 from bench.tasks.grader import Comparison, Grader
