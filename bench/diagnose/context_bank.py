@@ -23,7 +23,8 @@ from bench.core.files import digest8
 from bench.core.provenance import code_digest
 from bench.core.sampling import Vocabulary
 from bench.diagnose.diagnosis import Diagnosis
-from bench.pairs.models import Agreement, content_sha256, read_agreement
+from bench.pairs.agreement import Agreement
+from bench.pairs.models import content_sha256, read_agreement
 from bench.pairs.pair import Pair, pair_of
 from bench.selection.signals import TokenSignals, base_signals, with_signals
 from bench.tasks.prompt_file import PromptFile

@@ -12,15 +12,15 @@ from bench.core.files import digest8
 from bench.core.keep_schedule import keep_name
 from bench.core.records import RunFolder
 from bench.pairs.adapters import check_peft
-from bench.pairs.models import content_sha256, load_tokenizer, pair_chat
+from bench.pairs.agreement import pair_chat
+from bench.pairs.models import content_sha256, load_tokenizer
 from bench.pairs.pair import Pair, label_of, pair_of
 from bench.selection.grammar import is_expression
 from bench.selection.registry import Selector, get_selector
 from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.shadow.panel import Panel, make_panel
 from bench.tasks.chat import PLAIN_TEXT
-from bench.tasks.data_files import data_sha256
-from bench.tasks.maths_sets import missing
+from bench.tasks.data_files import data_sha256, missing
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.prompt_sets import evaluation_sets, get_prompts
 from bench.tasks.prompts import PromptSource

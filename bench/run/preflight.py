@@ -9,7 +9,8 @@ from transformers import GenerationConfig
 
 from bench.core.config import Runtime
 from bench.core.errors import ConfigError
-from bench.pairs.models import LoadedPair, own_stop_ids, stop_ids
+from bench.pairs.agreement import own_stop_ids, stop_ids
+from bench.pairs.models import LoadedPair
 from bench.run.memory import device_memory, memory_advice, needs, readable, shape_of
 from bench.run.plan import Plan
 from bench.tasks.prompt_file import FilePrompts

@@ -16,7 +16,8 @@ from bench.core.progress import open_progress
 from bench.core.records import find_run
 from bench.core.stats import mean_estimate
 from bench.pairs.adapters import is_adapter
-from bench.pairs.models import load_model, load_tokenizer, pair_chat, stop_ids
+from bench.pairs.agreement import pair_chat, stop_ids
+from bench.pairs.models import load_model, load_tokenizer
 from bench.pairs.pair import alone, pair_of
 from bench.run.evaluations import Examiner, Results
 from bench.tasks.protocol import asking_of, check_tasks, task_settings

@@ -14,7 +14,8 @@ from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import Processes, Worked, is_sharded, make_accelerator, shard
 from bench.core.provenance import peak_memory_bytes
 from bench.pairs.adapters import add_adapter, weight_sharing_copy
-from bench.pairs.models import LoadedPair, load_model, load_tokenizer, shared_vocabulary
+from bench.pairs.agreement import shared_vocabulary
+from bench.pairs.models import LoadedPair, load_model, load_tokenizer
 from bench.selection.registry import get_selector
 from bench.selection.selector import Selector
 from bench.selection.signals import EXTRA_SIGNALS

@@ -64,7 +64,7 @@ def make_pair(folder: Path, vocabulary: int, layers: int = 4) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    from bench.pairs.tiny.build import build_tokenizer
+    from bench.pairs.tiny.tokenizer import build_tokenizer
 
     disable_progress_bar()
     tokenizer = build_tokenizer()

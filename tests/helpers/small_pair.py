@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import get_pair
-from bench.pairs.tiny.build import build_tokenizer
+from bench.pairs.tiny.tokenizer import build_tokenizer
 from bench.tasks.arithmetic import make_problem, prompt_text
 from bench.tasks.prompts import Prompt
 from bench.train.rollout import Rollout, Sampling, sample_rollout

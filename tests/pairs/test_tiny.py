@@ -9,15 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2C
 
 from bench.core.errors import ConfigError
 from bench.pairs.pair import ASSETS, get_pair
-from bench.pairs.tiny.build import (
-    RECIPES,
-    build_model,
-    build_pair,
-    build_tokenizer,
-    retune_teacher,
-)
+from bench.pairs.tiny.build import RECIPES, build_model, build_pair, retune_teacher
 from bench.pairs.tiny.card import readme_text
 from bench.pairs.tiny.pretrain import greedy_accuracy, training_batch
+from bench.pairs.tiny.tokenizer import build_tokenizer
 from bench.tasks.arithmetic import make_problem, prompt_text, solution_text
 
 PAIRS = ("tiny-qwen3", "tiny-qwen2.5")

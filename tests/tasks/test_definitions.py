@@ -18,7 +18,7 @@ from bench.tasks.data_files import read_rows
 from bench.tasks.definitions import maths
 from bench.tasks.evaluate import evaluate
 from bench.tasks.grader import Comparison, Grader
-from bench.tasks.maths_sets import normalised, read_math_set, read_rows
+from bench.tasks.maths_sets import normalised, read_math_set
 from bench.tasks.protocol import Asking, task_names, task_settings
 from bench.tasks.responses import Response
 

@@ -1,4 +1,4 @@
-"""The embedded teacher-student pairs: recipes, tokenizer, and the builder that made the weights."""
+"""The embedded teacher-student pairs: recipes, and the builder that made the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -38,19 +37,12 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from bench.core.errors import ConfigError
 from bench.core.files import folder_written_whole, write_text
 from bench.pairs.tiny.pretrain import ModelRecipe, ProgressFn, train
-from bench.tasks.arithmetic import word_pieces
+from bench.pairs.tiny.tokenizer import MAX_CONTEXT, build_tokenizer
 
-PAD_TOKEN, EOS_TOKEN = "<|endoftext|>", "<|im_end|>"
 VOCAB_MULTIPLE = 64  # padded vocabulary sizes are multiples of this
-MAX_CONTEXT = 256
 WORK_DIR = ".build"  # checkpoints, inside the pair's folder until it is complete
 BUILD_THREADS = 1  # fixed, so that a build does not depend on the number of cores
 PLAIN_LINE_EVERY = 20  # steps between progress lines where output is no terminal
-# Source: tokenizer.json of Qwen/Qwen2.5-0.5B.
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @dataclass(frozen=True)
@@ -166,41 +158,6 @@ def retune_teacher(
 def _check_share(style_share: float) -> None:
     if not 0 <= style_share <= 1:
         raise ConfigError(f"style_share must lie in [0, 1], got {style_share}")
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Qwen's byte-level scheme with a small vocabulary: 256 bytes, then one token for each word.
-
-    Any text encodes, and decodes to itself (NFC, as Qwen); what is no word of the task becomes its
-    bytes. Words
-    are added tokens, not merges: `AutoTokenizer` rebuilds the tokenizer beside any Qwen2 model as
-    a `Qwen2Tokenizer`, which keeps added tokens but drops `ignore_merges`, and merges would need
-    many tokens more.
-    """
-    byte_symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {symbol: i for i, symbol in enumerate(byte_symbols)}
-    bpe = models.BPE(vocab=vocab, merges=[], continuing_subword_prefix="", end_of_word_suffix="")
-    tokenizer = Tokenizer(bpe)
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in word_pieces()])
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in (PAD_TOKEN, EOS_TOKEN)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=EOS_TOKEN,
-        pad_token=PAD_TOKEN,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=MAX_CONTEXT,
-    )
 
 
 def build_model(
