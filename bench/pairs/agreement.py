@@ -1,6 +1,7 @@
 """What a teacher and a student must agree on: vocabulary, stop tokens, form of the problems."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,11 +80,12 @@ def own_stop_ids(
         "config": model.config.eos_token_id,
         "tokenizer": tokenizer.eos_token_id,
     }
-    return {
-        where: frozenset({found} if isinstance(found, int) else map(int, found))
-        for where, found in named.items()
-        if found is not None
-    }
+    return {where: id_set(found) for where, found in named.items() if found is not None}
+
+
+def id_set(named: int | Iterable[int]) -> frozenset[int]:
+    """The ids that a field of a configuration names: one, or several."""
+    return frozenset([named] if isinstance(named, int) else map(int, named))
 
 
 def shared_vocabulary(

@@ -20,7 +20,14 @@ from transformers.utils import logging as transformers_logging
 from bench.core.errors import ConfigError
 from bench.core.sampling import Vocabulary
 from bench.pairs.adapters import attach, base_of, is_adapter, weight_sharing_copy
-from bench.pairs.agreement import Agreement, pair_chat, pair_vocabulary, settle_stops, stop_ids
+from bench.pairs.agreement import (
+    Agreement,
+    id_set,
+    pair_chat,
+    pair_vocabulary,
+    settle_stops,
+    stop_ids,
+)
 from bench.pairs.pair import Pair
 
 
@@ -158,7 +165,7 @@ def declared_stop_ids(
         raise _does_not_load("model", path, error) from error
     for found in (named, config.eos_token_id, tokenizer.eos_token_id):
         if found is not None:
-            return tuple(sorted({found} if isinstance(found, int) else set(map(int, found))))
+            return tuple(sorted(id_set(found)))
     raise ConfigError(f"model {path!r} names no stop token (eos_token_id)")
 
 

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from bench.selection.population import norm_minmax, norm_q05, percentile_rank, quantiles
+from bench.selection.population import (
+    average_ranks,
+    norm_minmax,
+    norm_q05,
+    percentile_rank,
+    quantiles,
+)
 
 NORMALISATIONS = (norm_q05, norm_minmax, percentile_rank)
 
@@ -63,6 +69,17 @@ def test_percentile_rank_averages_ties_as_scipy_does(value_N):
     x_BT, mask_BT = row(value_N)
     expected = (rankdata(value_N, method="average") - 1) / (len(value_N) - 1)
     np.testing.assert_allclose(percentile_rank(x_BT, mask_BT)[0].numpy(), expected, atol=1e-6)
+
+
+def test_average_ranks_are_scipys_in_each_row():
+    generator = np.random.default_rng(0)
+    value = generator.integers(0, 6, (4, 40)).astype(float)
+    value[1] = generator.normal(size=40)
+    value[2, :7] = -np.inf
+    value[3] = 3.0
+    np.testing.assert_array_equal(
+        average_ranks(torch.tensor(value)).numpy(), rankdata(value, axis=1) - 1
+    )
 
 
 def test_percentile_rank_counts_only_masked_tokens():
