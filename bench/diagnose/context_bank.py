@@ -42,9 +42,9 @@ GRADIENTS = ("reverse_kl", "forward_kl", "sampled_reverse_kl")
 
 BANK_CODE = (
     "core/logits", "core/randomness", "core/sampling", "diagnose/build_bank",
-    "diagnose/compatibility", "pairs/adapters", "pairs/models", "selection/formulas",
-    "tasks/arithmetic", "train/decode", "train/hidden_states", "train/logit_gradients",
-    "train/rollout",
+    "diagnose/compatibility", "pairs/adapters", "pairs/agreement", "pairs/models",
+    "selection/formulas", "tasks/arithmetic", "train/decode", "train/hidden_states",
+    "train/logit_gradients", "train/rollout",
 )  # fmt: skip
 """What a bank depends on besides models, prompts and settings."""
 
