@@ -83,7 +83,7 @@ def own_stop_ids(
     return {where: id_set(found) for where, found in named.items() if found is not None}
 
 
-def id_set(named: int | Iterable[int]) -> frozenset[int]:
+def id_set(named: int | Iterable[Any]) -> frozenset[int]:
     """The ids that a field of a configuration names: one, or several."""
     return frozenset([named] if isinstance(named, int) else map(int, named))
 
