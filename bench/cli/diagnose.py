@@ -61,15 +61,7 @@ def diagnose(
     from bench.diagnose.run_diagnostic import diagnose as measure
 
     if check:
-        folders = sorted(path.parent for path in out.glob(f"*/{record_files.RECORD}"))
-        found = [str(path) for folder in folders for path in record_files.stale(folder)]
-        if as_json:
-            print_json({"records": [str(folder) for folder in folders], "stale": found})
-        else:
-            print(f"{len(folders)} records in {out}, {len(found)} stale files")
-        if found or not folders:
-            named = ", ".join(found) or "no records"
-            fail(f"stale in {out}: {named}; bench diagnose writes them again", 1)
+        check_records(out, as_json)
         return
     rows = {str(path): read_text(path) for path in against}
     record = measure(with_preset(experiment, preset), diagnosis, runtime, rows or None)
@@ -79,6 +71,21 @@ def diagnose(
         print_json(record)
     else:
         print_diagnostic(record, folder)
+
+
+def check_records(out: Path, as_json: bool) -> None:
+    """Are the pages and figures in `out` those of their records? Exit code 1 where one is not."""
+    from bench.diagnose import record_files
+
+    folders = sorted(path.parent for path in out.glob(f"*/{record_files.RECORD}"))
+    found = [str(path) for folder in folders for path in record_files.stale(folder)]
+    if as_json:
+        print_json({"records": [str(folder) for folder in folders], "stale": found})
+    else:
+        print(f"{len(folders)} records in {out}, {len(found)} stale files")
+    if found or not folders:
+        named = ", ".join(found) or "no records"
+        fail(f"stale in {out}: {named}; bench diagnose writes them again", 1)
 
 
 def print_diagnostic(record: Mapping[str, Any], folder: Any) -> None:

@@ -1,8 +1,8 @@
 """`bench leaderboard` and `bench compare`: rows into tables, two runs side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.markup import escape
@@ -21,6 +21,9 @@ from bench.cli.console import (
 )
 from bench.core.errors import ConfigError
 from bench.core.files import is_stale
+
+if TYPE_CHECKING:
+    from bench.tables.rows import Row, Tuned
 
 RESULTS = Path("results/rows.jsonl")
 
@@ -47,19 +50,10 @@ def leaderboard(
     from bench.tables import figures, pages
     from bench.tables.claims import PUBLISHED
     from bench.tables.leaderboard import make_tables
-    from bench.tables.rows import read_rows, read_tuned
 
     check_folder("out", out)
-    paths = rows or (RESULTS, *sorted(Path("results/tuning").glob("*.json")))
-    texts = {str(path): read_text(path) for path in paths}
-    tunings = [read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
+    found, tunings = read_results(rows)
     published = PUBLISHED.read_text(encoding="utf-8")
-    of_rows = {name: text for name, text in texts.items() if not name.endswith(".json")}
-    found = read_rows(of_rows)
-    if not found:
-        raise ConfigError(
-            f"rows: none in {', '.join(of_rows) or 'no file of rows'}; nothing is written"
-        )
     tables = make_tables(found, tunings)
     made = pages.documents(tables, published) | figures.draw_all(tables)
     leftover = leftovers(out, made)
@@ -77,6 +71,21 @@ def leaderboard(
         print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {out}")
     if stale:
         fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+
+
+def read_results(paths: Sequence[Path]) -> "tuple[list[Row], list[Tuned]]":
+    """Rows and tunings of the files, or of the published ones. Raises ConfigError without rows."""
+    from bench.tables.rows import read_rows, read_tuned
+
+    paths = paths or (RESULTS, *sorted(Path("results/tuning").glob("*.json")))
+    texts = {str(path): read_text(path) for path in paths}
+    of_rows = {name: text for name, text in texts.items() if not name.endswith(".json")}
+    found = read_rows(of_rows)
+    if not found:
+        raise ConfigError(
+            f"rows: none in {', '.join(of_rows) or 'no file of rows'}; nothing is written"
+        )
+    return found, [read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
 
 
 def compare(

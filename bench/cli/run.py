@@ -142,9 +142,9 @@ def doctor(
 
     Example: `bench doctor --pair qwen3-1.7b-from-4b --prompts dapo-math-17k`
     """
-    from bench.run.doctor import diagnose
+    from bench.run.doctor import check_pair
 
-    checks = [vars(check) for check in diagnose(with_preset(experiment, preset), runtime)]
+    checks = [vars(check) for check in check_pair(with_preset(experiment, preset), runtime)]
     print_json(checks) if as_json else print_checks(checks)
     if failed := [check["name"] for check in checks if check["state"] == "fail"]:
         fail(f"failed: {', '.join(failed)}", 1)

@@ -1,1 +1,15 @@
-"""What all stand on: settings, errors, records, randomness, statistics, files, processes."""
+"""What all stand on: settings, errors, records, randomness, statistics, files, processes.
+
+arrays         tensors and columns on disk
+config         Experiment, Runtime, presets, and the objectives with their parameters
+fields         frozen settings that say in one line what they do not accept
+files          files and folders written whole, digests of values
+keep_schedule  the budget over the steps of a run
+logits         hidden states to logits to log-probabilities, a chunk at a time
+parent         a worker that outlives no parent
+processes      what the processes of one run do and share
+provenance     revision, versions, memory, and the digest of code that caches are kept by
+randomness     every random number is a hash of what it is for
+records        the run folder, its record, the rows of results
+sampling       the ids that both models share, and how one of them is drawn
+"""

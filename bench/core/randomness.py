@@ -51,14 +51,13 @@ def keyed_bits(
     step: int,
     row_key_B: RowKeys | None,
     shape: tuple[int, int],
-    first_position: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """int64 (B, T): 64 hashed bits for each response's positions from `first_position` on."""
+    """int64 (B, T): 64 hashed bits for each response's positions."""
     rows, positions = shape
     keys = [hash64(seed, purpose, step, key) for key in _row_keys(row_key_B, rows)]
     key_B1 = torch.tensor(keys, dtype=torch.int64, device=device).view(rows, 1)
-    position_1T = torch.arange(first_position, first_position + positions, device=device)[None]
+    position_1T = torch.arange(positions, device=device)[None]
     return _mix(key_B1 + (position_1T + 1) * _GOLDEN)
 
 
@@ -68,9 +67,8 @@ def keyed_uniform(
     step: int,
     row_key_B: RowKeys | None,
     shape: tuple[int, int],
-    first_position: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """float32 (B, T) in [0, 1): multiples of 2^-24."""
-    bits_BT = keyed_bits(seed, purpose, step, row_key_B, shape, first_position, device)
+    bits_BT = keyed_bits(seed, purpose, step, row_key_B, shape, device)
     return _shift_right(bits_BT, 40).to(torch.float32) * 2.0**-24

@@ -23,7 +23,7 @@ ROUGH_LOGPROB = 0.1
 PROBE_PROMPTS, PROBE_TOKENS = 4, 16
 
 
-def diagnose(experiment: Experiment, runtime: Runtime) -> list[Check]:
+def check_pair(experiment: Experiment, runtime: Runtime) -> list[Check]:
     """Every check. What cannot be reached because of an earlier failure is left out.
 
     Raises ConfigError for an experiment that names what is not there.

@@ -48,7 +48,7 @@ class Baseline:
     """Of its files, and of what else decides its answers."""
 
 
-class Examiner:
+class Evaluations:
     """Scores models on tasks, counts the seconds, and keeps baselines by content."""
 
     def __init__(

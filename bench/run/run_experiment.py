@@ -14,7 +14,7 @@ from bench.core.records import RunRecord, append_row
 from bench.core.stats import paired_difference
 from bench.core.stopping import StopRequest
 from bench.pairs.models import LoadedPair, commit_of, load_pair
-from bench.run.evaluations import Baseline, Examiner, Results
+from bench.run.evaluations import Baseline, Evaluations, Results
 from bench.run.plan import Plan, make_plan
 from bench.run.preflight import preflight, refuse_failures
 from bench.run.trained_model import save_model, scores_of
@@ -82,46 +82,19 @@ def _run(
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
     trainer = open_trainer(plan, loaded, runtime)
     processes = trainer.processes
-
-    def open_folder() -> None:
-        folder.check_commits(commits)
-        refuse_failures(preflight(plan, loaded, trainer.prompts, runtime))
-        folder.create(experiment.model_dump(mode="json"), plan.points_to, commits)
-        if isinstance(trainer.prompts, FilePrompts):
-            write_json(folder.path / "prompts.json", trainer.prompts.report.to_json())
-
-    processes.lead(open_folder)
+    processes.lead(lambda: _open_folder(plan, trainer, commits))
     reset_peak_memory(trainer.accelerator.device.type)
-    examiner = Examiner(
-        runtime, asking_of(experiment, loaded.chat), folder.log, progress, processes
+    asking = asking_of(experiment, loaded.chat)
+    evaluations = Evaluations(runtime, asking, folder.log, progress, processes)
+    results = evaluations.baselines(
+        _baselines(plan, trainer, commits), experiment.eval_tasks, experiment.eval_items
     )
-    items = experiment.eval_items
-    student = Baseline(
-        "untrained", trainer.student, loaded.tokenizer, loaded.student_stop_ids,
-        plan.baseline_key("student", commits),
-    )  # fmt: skip
-    teacher = Baseline(
-        "teacher", trainer.teacher, loaded.tokenizer, loaded.teacher_stop_ids,
-        plan.baseline_key("teacher", commits),
-    )  # fmt: skip
-    results = examiner.baselines((student, teacher), experiment.eval_tasks, items)
-
-    def curve(step: int) -> dict[str, float]:
-        found = examiner.examine(
-            trainer.student, loaded.tokenizer, experiment.curve_tasks, loaded.student_stop_ids,
-            "curve", experiment.curve_items,
-        )  # fmt: skip
-        means = {task: result.mean for task, result in found.items()}
-        if (hear := on_curve) is not None:
-            processes.lead(lambda: hear(step, means))
-        return means
-
-    totals = train(trainer, progress, stop, curve)
+    totals = train(trainer, progress, stop, _curve(trainer, evaluations, on_curve))
     state = full_state(trainer.accelerator, trainer.student)
     processes.lead(lambda: save_model(loaded.student, loaded.tokenizer, folder.model, state))
-    results["trained"] = examiner.examine(
+    results["trained"] = evaluations.examine(
         trainer.student, loaded.tokenizer, experiment.eval_tasks, loaded.student_stop_ids,
-        "trained", items,
+        "trained", experiment.eval_items,
     )  # fmt: skip
     peak = trainer.setup.peak_memory_bytes()
 
@@ -130,16 +103,60 @@ def _run(
             who: {task: r.to_json() for task, r in found.items()} for who, found in results.items()
         }
         write_json(folder.path / "evaluations.json", values)
-        folder.write_record(_record(plan, totals, results, examiner, trainer, peak))
+        folder.write_record(_record(plan, totals, results, evaluations, trainer, peak))
 
     processes.lead(write)
+
+
+def _open_folder(plan: Plan, trainer: Trainer, commits: Mapping[str, str | None]) -> None:
+    """The run's folder, once every check that needs no forward pass has passed."""
+    plan.folder.check_commits(commits)
+    refuse_failures(preflight(plan, trainer.pair, trainer.prompts, trainer.runtime))
+    plan.folder.create(plan.experiment.model_dump(mode="json"), plan.points_to, commits)
+    if isinstance(trainer.prompts, FilePrompts):
+        write_json(plan.folder.path / "prompts.json", trainer.prompts.report.to_json())
+
+
+def _baselines(
+    plan: Plan, trainer: Trainer, commits: Mapping[str, str | None]
+) -> tuple[Baseline, Baseline]:
+    """The untrained student and the teacher."""
+    pair = trainer.pair
+    student = Baseline(
+        "untrained", trainer.student, pair.tokenizer, pair.student_stop_ids,
+        plan.baseline_key("student", commits),
+    )  # fmt: skip
+    teacher = Baseline(
+        "teacher", trainer.teacher, pair.tokenizer, pair.teacher_stop_ids,
+        plan.baseline_key("teacher", commits),
+    )  # fmt: skip
+    return student, teacher
+
+
+def _curve(
+    trainer: Trainer, evaluations: Evaluations, on_curve: OnCurve | None
+) -> Callable[[int], dict[str, float]]:
+    """step -> task -> mean of the student as it is then, heard by `on_curve`."""
+    experiment, pair = trainer.experiment, trainer.pair
+
+    def evaluate(step: int) -> dict[str, float]:
+        found = evaluations.examine(
+            trainer.student, pair.tokenizer, experiment.curve_tasks, pair.student_stop_ids,
+            "curve", experiment.curve_items,
+        )  # fmt: skip
+        means = {task: result.mean for task, result in found.items()}
+        if (hear := on_curve) is not None:
+            trainer.processes.lead(lambda: hear(step, means))
+        return means
+
+    return evaluate
 
 
 def _record(
     plan: Plan,
     totals: Totals,
     results: Mapping[str, Results],
-    examiner: Examiner,
+    evaluations: Evaluations,
     trainer: Trainer,
     peak: int,
 ) -> RunRecord:
@@ -163,8 +180,8 @@ def _record(
         clipped_step_share=totals.clipped_steps / plan.experiment.steps,
         seconds={
             **totals.seconds,
-            "evaluate": examiner.seconds,
-            "total": totals.wall + examiner.seconds - examiner.curve_seconds,
+            "evaluate": evaluations.seconds,
+            "total": totals.wall + evaluations.seconds - evaluations.curve_seconds,
         },
         peak_memory_bytes=peak,
         signals=plan.folder.signals(),

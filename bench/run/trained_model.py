@@ -19,7 +19,7 @@ from bench.pairs.adapters import is_adapter
 from bench.pairs.agreement import pair_chat, stop_ids
 from bench.pairs.models import load_model, load_tokenizer
 from bench.pairs.pair import alone, pair_of
-from bench.run.evaluations import Examiner, Results
+from bench.run.evaluations import Evaluations, Results
 from bench.tasks.protocol import asking_of, check_tasks, task_settings
 
 
@@ -63,8 +63,8 @@ def evaluate_checkpoint(
     model = model.to(accelerator.device)
     with open_progress(runtime.progress) as progress:
         asking = asking_of(experiment, pair_chat(pair, tokenizer))
-        examiner = Examiner(runtime, asking, None, progress, Processes(accelerator))
-        return examiner.examine(
+        evaluations = Evaluations(runtime, asking, None, progress, Processes(accelerator))
+        return evaluations.examine(
             model, tokenizer, tasks or experiment.eval_tasks, stops, Path(path).name,
             experiment.eval_items,
         )  # fmt: skip

@@ -170,7 +170,7 @@ def group_tokens(signals: TokenSignals, class_V: Tensor) -> Groups:
 def compare(
     choices: Choices, signals: TokenSignals, groups: Groups, gradient_N: Tensor
 ) -> dict[str, Any]:
-    """One line of shadow.jsonl without its head: see `bench/shadow.py` for every field."""
+    """One line of shadow.jsonl without its head: see `shadow.py` for every field."""
     selected_RN = choices.selected_RN.double()
     kept_R = selected_RN.sum(1)
     values = {

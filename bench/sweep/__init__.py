@@ -1,1 +1,10 @@
-"""Many experiments: TOML, Optuna, workers."""
+"""Many: TOML, Optuna, workers.
+
+run_sweep   a file of experiments to its end: the way in
+sweep_file  the TOML file, checked before anything runs
+study       the points as Optuna trials, and a worker's way through them
+tuning      equal trials for every rule, on a split that is never reported
+storage     studies on a journal or a database
+workers     processes with their share of the cores
+launch      a run of its own under a launcher
+"""

@@ -1,1 +1,15 @@
-"""Result rows -> tables, verdicts, figures."""
+"""Result rows → tables, verdicts, figures.
+
+rows            rows.jsonl and tuning.json as read, and regimes
+table           a table as data: comparisons, lines
+leaderboard     rows to tables
+table_sheets    a table, a tuning and the README's short table as text
+claims          the claims, each by its own comparison, beside what papers reported
+ranks           average ranks over pairs
+families        tables that differ in K, or along a dial of pairs
+sheet           one table as text, Markdown or LaTeX
+pages           the documents of results/
+figures         a table's figures; family_figures, cost_figures: those of several
+style           the house style of every figure
+two_runs        two checkpoints on the same items
+"""

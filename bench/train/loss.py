@@ -175,9 +175,7 @@ class ChunkedLoss(torch.autograd.Function):
         return grad_hidden_ND * grad_total, scaled, None, None
 
 
-def token_scale(
-    weight_BT: Tensor, mask_BT: Tensor, normalize: str, reduce_sum=lambda value: value
-) -> Tensor:
+def token_scale(weight_BT: Tensor, mask_BT: Tensor, normalize: str) -> Tensor:
     """scale_BT, float32, such that the loss of the global batch is Σ scale · loss.
 
     weight_BT   float >= 0, 0 off the selection; a mask is the 0/1 case. Weights count as fractions
@@ -185,19 +183,18 @@ def token_scale(
     normalize   "selected": Σ w·loss / Σ w.  "all": Σ w·loss / sampled tokens.
                 "per_response": the weighted mean of each response, then the mean over the
                 responses that have any weight.
-    reduce_sum  sums a tensor over processes, so that denominators are global.
 
     A batch with no weight has scale 0 everywhere (loss 0), never NaN.
     """
     weight_BT = torch.where(mask_BT, weight_BT.double(), 0)
     match normalize:
         case "selected":
-            scale_BT = weight_BT / _positive(reduce_sum(weight_BT.sum()))
+            scale_BT = weight_BT / _positive(weight_BT.sum())
         case "all":
-            scale_BT = weight_BT / _positive(reduce_sum(mask_BT.sum().double()))
+            scale_BT = weight_BT / _positive(mask_BT.sum().double())
         case "per_response":
             sum_B1 = weight_BT.sum(1, keepdim=True)
-            responses = reduce_sum((sum_B1 > 0).sum().double())
+            responses = (sum_B1 > 0).sum().double()
             scale_BT = weight_BT / _positive(sum_B1) / _positive(responses)
         case _:
             raise ValueError(f"normalize: {normalize!r} is not one of selected, all, per_response")

@@ -66,12 +66,7 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
     that do not go together."""
     accelerator = make_accelerator(experiment, runtime)
     processes = Processes(accelerator)
-    responses = experiment.prompts_per_step * experiment.responses_per_prompt
-    if responses < processes.size:
-        raise BenchError(
-            f"prompts_per_step: a step's {responses} responses are fewer than the "
-            f"{processes.size} processes"
-        )
+    _check_batch(experiment, processes)
     selector = get_selector(experiment.selector, **experiment.selector_params)
     asked = tuple(dict.fromkeys((*selector.needs, *runtime.log_signals)))
     reference = None
@@ -184,6 +179,16 @@ def _prepare(
         # Newer torch renames the setting; older ones know only this name.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return accelerator.prepare(student, optimizer)
+
+
+def _check_batch(experiment: Experiment, processes: Processes) -> None:
+    """Raise BenchError where a process would have no response of a step."""
+    responses = experiment.prompts_per_step * experiment.responses_per_prompt
+    if responses < processes.size:
+        raise BenchError(
+            f"prompts_per_step: a step's {responses} responses are fewer than the "
+            f"{processes.size} processes"
+        )
 
 
 def _check_sharded(experiment: Experiment, runtime: Runtime) -> None:

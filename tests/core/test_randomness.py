@@ -100,16 +100,6 @@ def test_numbers_whose_keys_differ_in_one_thing_are_independent():
         assert abs(np.corrcoef(one, other)[0, 1]) < 4 / np.sqrt(one.size), name
 
 
-def test_a_slice_of_positions_is_computed_alone_and_agrees():
-    whole_BT = keyed_bits(3, "rollout", 4, ["a", "b"], (2, 50))
-    part_BT = keyed_bits(3, "rollout", 4, ["a", "b"], (2, 7), first_position=20)
-    assert torch.equal(part_BT, whole_BT[:, 20:27])
-    uniform_BT = keyed_uniform(3, "rollout", 4, ["a", "b"], (2, 50))
-    assert torch.equal(
-        keyed_uniform(3, "rollout", 4, ["a", "b"], (2, 1), first_position=49), uniform_BT[:, 49:]
-    )
-
-
 def test_a_response_has_its_numbers_wherever_it_stands_in_the_batch():
     keys = [("p1", 0), ("p1", 1), ("p2", 0)]
     bits_BT = keyed_bits(0, "tie", 0, keys, (3, 11))

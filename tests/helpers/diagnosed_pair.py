@@ -3,7 +3,7 @@
 import json
 
 from bench.core.config import Experiment, Runtime
-from bench.run.doctor import diagnose
+from bench.run.doctor import check_pair
 
 QUICK = {
     "thinking": "off", "prompts_per_step": 4, "max_new_tokens": 8, "steps": 1, "eval_items": 2,
@@ -33,7 +33,7 @@ def diagnosis(folder, **settings):
     """check name -> Check."""
     runtime = settings.pop("runtime", Runtime(device="cpu"))
     experiment = Experiment.parse({**QUICK, "pair": str(folder), **settings})
-    return {check.name: check for check in diagnose(experiment, runtime)}
+    return {check.name: check for check in check_pair(experiment, runtime)}
 
 
 def states(found):

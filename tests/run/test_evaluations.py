@@ -8,7 +8,7 @@ from filelock import FileLock
 from bench.core.config import Experiment, Runtime
 from bench.core.processes import ALONE
 from bench.core.progress import Progress
-from bench.run.evaluations import Baseline, Examiner
+from bench.run.evaluations import Baseline, Evaluations
 from bench.tasks.chat import PLAIN_TEXT
 from bench.tasks.protocol import asking_of
 from bench.tasks.results import Sample, TaskResult
@@ -28,7 +28,7 @@ def result(score):
     return TaskResult(TASK, "exact_match", 1, 1, score, score, (score,), ("0",), ((sample,),))
 
 
-class Scripted(Examiner):
+class Scripted(Evaluations):
     """Evaluates at once; `before(label)` is called first."""
 
     def __init__(self, folder, before=lambda label: None):
@@ -62,9 +62,9 @@ def test_two_that_start_together_share_the_models_out(tmp_path):
     second = Scripted(tmp_path, lambda label: teacher.set())
     found = {}
     threads = []
-    for name, examiner in (("first", first), ("second", second)):
+    for name, evaluations in (("first", first), ("second", second)):
         work = threading.Thread(
-            target=lambda n=name, e=examiner: found.update({n: e.baselines(BOTH, (TASK,), None)})
+            target=lambda n=name, e=evaluations: found.update({n: e.baselines(BOTH, (TASK,), None)})
         )
         threads.append(work)
         work.start()
@@ -92,15 +92,15 @@ def test_one_that_fails_leaves_its_baseline_to_the_next(tmp_path):
 def test_a_baseline_that_is_waited_for_is_looked_at_again_and_again(tmp_path, monkeypatch):
     """Processes that wait together hear of each other before their collectives time out."""
     monkeypatch.setattr("bench.run.evaluations.WAIT_S", 0.05)
-    examiner = Scripted(tmp_path)
+    evaluations = Scripted(tmp_path)
     looked = []
-    monkeypatch.setattr(examiner.progress, "start", lambda phase, total: looked.append(phase))
-    file = examiner._baseline_file(BOTH[0], TASK, None)
+    monkeypatch.setattr(evaluations.progress, "start", lambda phase, total: looked.append(phase))
+    file = evaluations._baseline_file(BOTH[0], TASK, None)
     file.parent.mkdir(parents=True)
     lock = FileLock(file.with_name(f".{file.name}.lock"), thread_local=False)
     lock.acquire()
     threading.Timer(0.5, lock.release).start()
-    examiner.baselines(BOTH, (TASK,), None)
-    assert examiner.seen == ["teacher", "untrained"]
+    evaluations.baselines(BOTH, (TASK,), None)
+    assert evaluations.seen == ["teacher", "untrained"]
     assert len(looked) > 1
     assert looked[0] == "another run evaluates untrained on tiny_math; waiting"

@@ -441,28 +441,6 @@ def test_padding_cannot_change_the_scale(normalize, garbage):
     assert np.all(wide[~wide_mask] == 0)
 
 
-@pytest.mark.parametrize("normalize", ["selected", "all", "per_response"])
-def test_denominators_are_summed_over_processes(normalize):
-    whole = scale_of(WEIGHT, normalize)
-    shares = []
-    for part in (slice(0, 1), slice(1, 4)):
-        other = slice(1, 4) if part.start == 0 else slice(0, 1)
-        missing = {
-            "selected": WEIGHT[other].sum(),
-            "all": MASK[other].sum(),
-            "per_response": (WEIGHT[other].sum(1) > 0).sum(),
-        }[normalize]
-        shares.append(
-            token_scale(
-                torch.from_numpy(WEIGHT[part]),
-                torch.from_numpy(MASK[part]),
-                normalize,
-                reduce_sum=lambda value, missing=missing: value + float(missing),
-            ).numpy()
-        )
-    np.testing.assert_allclose(np.concatenate(shares), whole, rtol=1e-6)
-
-
 def test_an_unknown_denominator_is_refused():
     with pytest.raises(ValueError, match="'mean'.*per_response"):
         scale_of(WEIGHT, "mean")

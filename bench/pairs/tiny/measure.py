@@ -52,7 +52,7 @@ class Distillation:
 
 
 @dataclass(frozen=True)
-class LoadedPair:
+class PlainPair:
     """Both models and their tokenizer, in memory."""
 
     teacher: PreTrainedModel
@@ -65,13 +65,13 @@ class LoadedPair:
         return cast(int, self.tokenizer.pad_token_id)
 
 
-def load_pair(pair_dir: Path) -> LoadedPair:
+def load_pair(pair_dir: Path) -> PlainPair:
     """Loads `pair_dir`/teacher and /student with transformers alone."""
     teacher, student = (
         AutoModelForCausalLM.from_pretrained(pair_dir / role).eval()
         for role in ("teacher", "student")
     )
-    return LoadedPair(teacher, student, AutoTokenizer.from_pretrained(pair_dir / "student"))
+    return PlainPair(teacher, student, AutoTokenizer.from_pretrained(pair_dir / "student"))
 
 
 def problems_of(split: Split, count: int, seed: int = 0) -> list[Problem]:
@@ -80,7 +80,7 @@ def problems_of(split: Split, count: int, seed: int = 0) -> list[Problem]:
 
 
 def rollout(
-    pair: LoadedPair, problems: list[Problem], seed: int
+    pair: PlainPair, problems: list[Problem], seed: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Prompt and response ids, sampled from the student at temperature 1."""
     prompts = [pair.tokenizer.encode(prompt_text(problem)) for problem in problems]
@@ -111,7 +111,7 @@ def response_logprob_NV(
 
 
 @torch.no_grad()
-def mean_off_support(pair: LoadedPair, seed: int = 0) -> dict[str, float]:
+def mean_off_support(pair: PlainPair, seed: int = 0) -> dict[str, float]:
     """Mean 1 - C on the student's first rollouts, by K: teacher mass off the student's top K."""
     prompts, responses = rollout(pair, problems_of("train", ROLLOUTS, seed), seed)
     tokens = pad_right(prompts, responses, pair.pad_id)
@@ -123,7 +123,7 @@ def mean_off_support(pair: LoadedPair, seed: int = 0) -> dict[str, float]:
     }
 
 
-def distil_full(pair: LoadedPair, recipe: Distillation, seed: int) -> None:
+def distil_full(pair: PlainPair, recipe: Distillation, seed: int) -> None:
     """Trains `pair.student` in place: KL(p||q) averaged over all tokens it sampled itself."""
     optimizer = torch.optim.AdamW(
         pair.student.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0
@@ -144,7 +144,7 @@ def distil_full(pair: LoadedPair, recipe: Distillation, seed: int) -> None:
         optimizer.step()
 
 
-def wording_accuracy(pair: LoadedPair, problems: list[Problem]) -> dict[str, float]:
+def wording_accuracy(pair: PlainPair, problems: list[Problem]) -> dict[str, float]:
     """The teacher's greedy accuracy, left free and held to each wording at every step start."""
     digits = torch.tensor(pair.tokenizer.convert_tokens_to_ids(list("0123456789")))
     verbs = torch.tensor(pair.tokenizer.convert_tokens_to_ids([*GAIN_VERBS, *LOSE_VERBS]))
@@ -155,7 +155,7 @@ def wording_accuracy(pair: LoadedPair, problems: list[Problem]) -> dict[str, flo
     }
 
 
-def prefix_accuracy(pair: LoadedPair, seed: int = 0) -> dict[str, dict[str, float]]:
+def prefix_accuracy(pair: PlainPair, seed: int = 0) -> dict[str, dict[str, float]]:
     """The teacher's accuracy continuing student responses cut at a share of their tokens.
 
     Greedy continuation; by whether the student's own response was right or wrong.
