@@ -70,7 +70,8 @@ def _head(record: Record) -> str:
         f"Intervals are 95 %, over prompts (drawn whole, {record['diagnosis']['draws']:,} draws) "
         "and update seeds, each statistic averaged over seeds (`bench/diagnose/bootstrap.py`). "
         "`random` is its expectation. `oracle` ranks by G itself; `oracle_other_seeds` by the mean "
-        "G under the other update seeds, which is about what a score of the context alone can hope for."
+        "G under the other update seeds, which is about what a score of the context alone can "
+        "hope for."
     )
     title = f"# Fixed-context diagnostic: {record['pair']}"
     return f"{title}\n\n{fill(where, 100)}\n\n{fill(how, 100)}\n"
