@@ -5,7 +5,7 @@
 
 Writes the run ids of every sweep file, and of short runs the SHA-256 of the trained weights and of
 the metrics (seconds and memory aside). Through the command line alone, so that it runs at any
-commit; one thread, since a sum over two may round otherwise. Three minutes.
+commit; one thread, since a sum over two may round otherwise. Five minutes.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def measure() -> dict[str, Any]:
             try:
                 plan = bench("sweep", str(path), "--dry-run", "--runs-dir", f"{folder}/none")
             except SystemExit as refused:  # pairs that are not here: so before as after
-                plan = {"refused": str(refused).splitlines()[-1]}
+                plan = {"refused": str(refused).partition("bench: error: ")[2]}
             found["sweeps"][path.name] = plan
         for name, flags in RUNS.items():
             found["runs"][name] = run_of(flags, Path(folder))
