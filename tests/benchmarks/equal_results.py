@@ -88,7 +88,7 @@ def measure() -> dict[str, Any]:
             try:
                 plan = bench("sweep", str(path), "--dry-run", "--runs-dir", f"{folder}/none")
             except SystemExit as refused:  # pairs that are not here: so before as after
-                plan = {"refused": str(refused).partition("bench: error: ")[2]}
+                plan = {"refused": str(refused).partition("bench: error: ")[2].strip()}
             found["sweeps"][path.name] = plan
         for name, flags in RUNS.items():
             found["runs"][name] = run_of(flags, Path(folder))
