@@ -51,10 +51,12 @@ def run(
 
     Example: `bench run --selector teachability --keep 0.05`
     """
+    from bench.core.processes import leave_group
     from bench.core.progress import speaks
     from bench.run.run_experiment import run_experiment
 
     record = run_experiment(with_preset(experiment, preset), runtime)
+    leave_group()
     if not speaks():
         return
     if as_json:
@@ -97,6 +99,7 @@ def evaluate(
 
     Example: `bench eval RUN --items 100`
     """
+    from bench.core.processes import leave_group
     from bench.core.progress import speaks
     from bench.run.trained_model import evaluate_checkpoint, scores_of
 
@@ -105,6 +108,7 @@ def evaluate(
         eval_samples=samples, eval_temperature=temperature, eval_top_p=top_p,
         chat=chat, thinking=thinking,
     )  # fmt: skip
+    leave_group()
     scores = scores_of(found)
     if not speaks():
         return

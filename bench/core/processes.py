@@ -226,6 +226,16 @@ def _of(error: BenchError, process: int) -> BenchError:
     return error
 
 
+def leave_group() -> None:
+    """Leave the processes that were launched together: the last thing that each of them does.
+
+    An interpreter that ends inside the group may abort in the group's own threads, after all is
+    written, and its launcher then reports a failure.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
     """Device, precision and processes.
 

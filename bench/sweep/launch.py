@@ -20,6 +20,7 @@ from bench.core.config import Experiment, Runtime
 from bench.core.errors import BenchError, ConfigError, RunInUse, Stopped
 from bench.core.files import write_json, write_text
 from bench.core.parent import stop_with
+from bench.core.processes import leave_group
 from bench.core.records import RunFolder, RunRecord
 from bench.run.plan import make_plan
 from bench.run.run_experiment import OnCurve, run_experiment
@@ -106,6 +107,7 @@ def main(job: Path) -> None:
     stop_with(values["parent"], is_parent=False)
     try:
         run_experiment(Experiment.parse(values["experiment"]), Runtime(**values["runtime"]))
+        leave_group()
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
     except BenchError as error:

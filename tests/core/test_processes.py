@@ -13,6 +13,8 @@ import torch
 from process_cases import CASES
 from small_pair import pair_folder
 
+from bench.core.processes import leave_group
+
 HERE = Path(__file__).parents[1] / "helpers"
 LAUNCH = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
           "--dynamo_backend", "no"]  # fmt: skip
@@ -209,6 +211,14 @@ def test_accelerate_launch_on_two_processes_gives_the_record_of_one(tmp_path):
     # The folder is finished for one process too, and its checkpoint is the same model.
     again = bench(tmp_path / "two")
     assert json.loads(again.stdout) == two
+
+
+def test_parting_ends_the_group_and_is_nothing_alone(tmp_path):
+    leave_group()
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    leave_group()
+    assert not torch.distributed.is_initialized()
 
 
 def test_an_error_on_another_process_is_printed(tmp_path):
