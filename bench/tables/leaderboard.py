@@ -138,7 +138,7 @@ def is_main(table: Table) -> bool:
 
 def _regime_order(changes: Mapping[str, Any]) -> tuple:
     name = regime_name(changes)
-    numbers = tuple(float(number) for number in re.findall(r"[\d.]+(?:e-?\d+)?", name))
+    numbers = tuple(float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", name))
     return (name != "default", not name.startswith(tuple(PRESETS)), re.sub(r"[\d.]", "", name),
             numbers, name)  # fmt: skip
 

@@ -32,6 +32,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
+    "text.parse_math": False,  # a dollar in the name of a file or a rule is a dollar
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.5,
     "xtick.labelsize": 6.5,

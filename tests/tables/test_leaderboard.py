@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from planted_rows import STEPS, only, planted, row, tables_of, text
+from planted_rows import PUBLISHED, STEPS, only, planted, row, tables_of, text
 
 from bench.core.stats import crossed_difference
-from bench.tables import pages, sheet, table_sheets
+from bench.tables import figures, pages, sheet, table_sheets
 from bench.tables.leaderboard import make_tables
 from bench.tables.rows import read_rows, regime_name
 
@@ -177,3 +177,27 @@ def test_weights_have_a_table_of_their_own_with_their_sample_size():
     assert sheet.rows[-1][sheet.header.index("effective tokens")] == "28,000"
     assert not any("random" in name for name in sheet.header)
     assert all(len(cells) == len(sheet.header) for cells in sheet.rows)
+
+
+def test_rows_of_prompt_files_make_every_table_and_figure():
+    file, rows = "/data/a.b/v1..2/x_%&$_^$-3.jsonl", []
+    for number, pair in enumerate(("tiny-qwen3", "tiny-qwen2.5", "other")):
+        fields = {"pair": pair, "facts": {"style_share": number / 10}, "prompts": file}
+        rows += planted(2, reference_seeds=2, rules={"better": 0.05}, **fields)
+        rows += planted(2, reference_seeds=2, k=4, eval_every=30, **fields) if not number else []
+    tables = tables_of(rows)
+    made, drawn = pages.documents(tables, PUBLISHED), figures.draw_all(tables)
+    for kind in ("differences", "keep", "tokens", "seconds", "curve", "dial", "k"):
+        assert any(name.startswith(f"figures/{kind}-") for name in drawn), kind
+    text_of = {name: content.decode() for name, content in made.items()}
+    assert f"regime prompts={file}, " in text_of["leaderboard.md"]
+    assert r"x\_\%\&\$\_\textasciicircum{}\$-3.jsonl, k=4" in text_of["leaderboard.tex"]
+
+
+def test_regimes_are_in_the_order_of_their_numbers_whatever_a_file_is_called():
+    files = ("a..b.jsonl", "set-10.jsonl", "set-9.jsonl")
+    rows = [line for steps in (240, 30) for line in planted(1, steps=steps)]
+    rows += [line for file in files for line in planted(1, prompts=file)]
+    regimes = list(dict.fromkeys(table.regime for table in tables_of(rows)))
+    named = ["prompts=a..b.jsonl", "prompts=set-9.jsonl", "prompts=set-10.jsonl"]
+    assert regimes == [*named, "steps=30", "steps=240"]
