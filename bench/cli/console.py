@@ -53,13 +53,6 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def leftovers(out: Path, made: Mapping[str, bytes]) -> list[str]:
-    """Pictures in the folder of figures, which holds generated ones only, that are made no more."""
-    there = sorted((out / "figures").glob("*.*"))
-    names = [f"figures/{path.name}" for path in there if path.suffix in (".svg", ".png")]
-    return [name for name in names if name not in made]
-
-
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """One JSON document on standard output."""
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False)

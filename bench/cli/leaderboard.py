@@ -14,18 +14,17 @@ from bench.cli.console import (
     check_folder,
     console,
     fail,
-    leftovers,
     print_json,
     read_text,
-    write_file,
 )
+from bench.cli.output_folder import OutputFolder
 from bench.core.errors import ConfigError
-from bench.core.files import is_stale
 
 if TYPE_CHECKING:
     from bench.tables.rows import Row, Tuned
 
 RESULTS = Path("results/rows.jsonl")
+MANIFEST = ".leaderboard.json"
 
 
 def leaderboard(
@@ -36,41 +35,66 @@ def leaderboard(
             "results/rows.jsonl and results/tuning/*.json."
         ),
     ],
-    out: Annotated[Path, Parameter(help="Folder of the tables and figures.")] = Path("results"),
+    out: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of the tables and figures. Default: tables/ beside the first file of "
+            "rows; without files there is none, and --out results writes the published ones."
+        ),
+    ] = None,
     check: Annotated[
-        bool, Parameter(help="Write nothing; exit 1 where files differ from rows.", negative=())
+        bool,
+        Parameter(
+            help="Write nothing; exit 1 where files differ from rows (without files: results/).",
+            negative=(),
+        ),
     ] = False,
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Make the tables and figures of results/ from rows.jsonl files, merged by run id.
+    """Make tables and figures from rows.jsonl files, merged by run id.
 
-    Example: `bench leaderboard results/rows.jsonl --out results`
+    Example: `bench leaderboard runs/rows.jsonl`
+
+    Files that the command wrote before (.leaderboard.json lists them) are replaced, and removed
+    when they are made no more; other files in the folder stay.
     """
     from bench.tables import figures, pages
     from bench.tables.claims import PUBLISHED
     from bench.tables.leaderboard import make_tables
 
-    check_folder("out", out)
+    place = out or _usual_folder(rows, check)
+    check_folder("out", place)
+    folder = OutputFolder(place, MANIFEST)
     found, tunings = read_results(rows)
     published = PUBLISHED.read_text(encoding="utf-8")
     tables = make_tables(found, tunings)
     made = pages.documents(tables, published) | figures.draw_all(tables)
-    leftover = leftovers(out, made)
-    stale = [name for name in made if is_stale(out / name, made[name])] if check else []
-    stale += leftover if check else []
+    stale = folder.stale(made) if check else []
     if not check:
-        for name, content in made.items():
-            write_file(out / name, content)
-        for name in leftover:
-            (out / name).unlink()
+        folder.write(made)
     if as_json:
         lines = pages.records(tables)
-        print_json({"rows": len(found), "files": list(made), "stale": stale, "lines": lines})
+        print_json(
+            {"rows": len(found), "out": str(place), "files": list(made), "stale": stale,
+             "lines": lines}
+        )  # fmt: skip
     else:
-        print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {out}")
+        print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {place}")
     if stale:
-        fail(f"stale in {out}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+        fail(f"stale in {place}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+
+
+def _usual_folder(rows: Sequence[Path], check: bool) -> Path:
+    """Where tables go when no folder is named: beside the rows, never over published ones."""
+    if rows:
+        return rows[0].parent / "tables"
+    if check:
+        return RESULTS.parent
+    raise ConfigError(
+        "out: not given, and no rows either: --out results writes the published tables again, "
+        f"--check compares them with {RESULTS}, files of rows get tables of their own"
+    )
 
 
 def read_results(paths: Sequence[Path]) -> "tuple[list[Row], list[Tuned]]":

@@ -21,15 +21,82 @@ def test_a_file_that_is_no_tuning_is_named(capsys, rows_file, tmp_path):
     assert code == 2 and "bad.json: not the result of a tuning" in err
 
 
-def test_figures_that_are_made_no_more_are_stale_and_removed(capsys, rows_file, tmp_path):
-    out = tmp_path / "results"
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_a_folder_tables_go_beside_the_rows(capsys, rows_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "rows.jsonl").write_bytes(rows_file.read_bytes())
+    (tmp_path / "results" / "leaderboard.md").write_text("published")
+    before = files_of(tmp_path / "results")
+    (tmp_path / "runs").mkdir()
+    mine = tmp_path / "runs" / "rows.jsonl"
+    mine.write_bytes(rows_file.read_bytes())
+    code, out, _ = call(capsys, "leaderboard", "runs/rows.jsonl", "results/rows.jsonl")
+    assert code == 0 and out.endswith("files in runs/tables\n")
+    assert (tmp_path / "runs" / "tables" / "leaderboard.md").is_file()
+    assert call(capsys, "leaderboard", "runs/rows.jsonl", "--check")[0] == 0
+    assert files_of(tmp_path / "results") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "rows.jsonl", "runs"]
+
+
+def test_without_rows_and_folder_nothing_is_written(capsys, rows_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    rows_file.rename(tmp_path / "results" / "rows.jsonl")
+    before = files_of(tmp_path)
+    code, _, err = call(capsys, "leaderboard")
+    assert code == 2 and err.startswith("bench: error: out: not given, and no rows either")
+    code, _, err = call(capsys, "leaderboard", "--check")
+    assert code == 1 and "stale in results" in err
+    assert files_of(tmp_path) == before
+    assert call(capsys, "leaderboard", "--out", "results")[0] == 0
+    assert call(capsys, "leaderboard", "--check")[0] == 0
+
+
+def test_own_figures_that_are_made_no_more_are_stale_and_removed(capsys, rows_file, tmp_path):
+    out, one_keep = tmp_path / "results", tmp_path / "one.jsonl"
+    rows_file.write_text(text(planted(2, (0.05, 0.2), 2, {"better": 0.05})))
+    one_keep.write_text(text(planted(2, (0.05,), 2, {"better": 0.05})))
     assert call(capsys, "leaderboard", rows_file, "--out", out)[0] == 0
-    old = out / "figures" / "keep-renamed.svg"
-    old.write_text("old")
-    code, _, err = call(capsys, "leaderboard", rows_file, "--out", out, "--check")
-    assert code == 1 and "keep-renamed.svg" in err
-    assert call(capsys, "leaderboard", rows_file, "--out", out)[0] == 0
-    assert not old.exists()
+    old = {path for path in files_of(out) if path.name.startswith("keep-")}
+    mine = out / "figures" / "keep-mine.svg"
+    mine.write_text("mine")
+    assert len(old) == 2 and call(capsys, "leaderboard", rows_file, "--out", out, "--check")[0] == 0
+    code, out_text, _ = call(capsys, "leaderboard", one_keep, "--out", out, "--check", "--json")
+    stale = json.loads(out_text)["stale"]
+    assert code == 1 and {str(path.relative_to(out)) for path in old} < set(stale)
+    assert "figures/keep-mine.svg" not in stale and old < set(files_of(out))
+    assert call(capsys, "leaderboard", one_keep, "--out", out)[0] == 0
+    assert not old & set(files_of(out)) and mine.read_text() == "mine"
+    listed = json.loads((out / ".leaderboard.json").read_text())
+    there = {str(path.relative_to(out)) for path in files_of(out)}
+    assert listed == sorted(there - {".leaderboard.json", "figures/keep-mine.svg"})
+
+
+def test_a_file_that_the_command_did_not_write_is_not_replaced(capsys, rows_file, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "leaderboard.md").write_text("mine")
+    code, _, err = call(capsys, "leaderboard", rows_file, "--out", out)
+    assert code == 2 and f"out: {str(out / 'leaderboard.md')!r} is there and not in" in err
+    assert [path.name for path in out.iterdir()] == ["leaderboard.md"]
+    assert (out / "leaderboard.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("listed", ['["../mine"]', '["/mine"]', "[1]", "{}", "no JSON"])
+def test_a_manifest_that_names_no_files_of_its_folder_is_refused(
+    capsys, rows_file, tmp_path, listed
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (out / ".leaderboard.json").write_text(listed)
+    code, _, err = call(capsys, "leaderboard", rows_file, "--out", out)
+    assert code == 2 and ".leaderboard.json' is not accepted" in err
+    assert (tmp_path / "mine").exists() and len(list(out.iterdir())) == 1
 
 
 def test_check_catches_one_changed_byte(capsys, rows_file, tmp_path):
@@ -66,11 +133,11 @@ def test_a_file_in_place_of_the_folder_is_named(capsys, rows_file, tmp_path, ins
 def test_no_rows_leave_what_is_there(capsys, rows_file, tmp_path):
     out, empty = tmp_path / "results", tmp_path / "empty.jsonl"
     assert call(capsys, "leaderboard", rows_file, "--out", out)[0] == 0
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = files_of(out)
     empty.write_text("\n")
     code, _, err = call(capsys, "leaderboard", empty, "--out", out)
     assert code == 2 and f"rows: none in {empty}" in err
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert files_of(out) == before
 
 
 def test_json_is_one_document_with_every_line(capsys, rows_file, tmp_path):
