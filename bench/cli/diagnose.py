@@ -14,6 +14,7 @@ from bench.cli.console import (
     AsJson,
     Flat,
     Preset,
+    check_folder,
     console,
     fail,
     print_json,
@@ -25,6 +26,7 @@ from bench.core.config import Experiment, Runtime
 from bench.diagnose.diagnosis import Diagnosis
 
 DEFAULT_DIAGNOSIS = Diagnosis()
+PUBLISHED = Path("results/diagnostic")
 
 
 def diagnose(
@@ -40,13 +42,26 @@ def diagnose(
         ),
     ] = (),
     out: Annotated[
-        Path, Parameter(group=GROUPS["Output"], help="Folder of the folders of records.")
-    ] = Path("results/diagnostic"),
+        Path | None,
+        Parameter(
+            group=GROUPS["Output"],
+            help="Folder of the folders of records. Default: diagnostic/ in the runs folder.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        Parameter(
+            group=GROUPS["Output"],
+            help="Also replace a record of more prompts or seeds, or of another pair or update.",
+            negative=(),
+        ),
+    ] = False,
     check: Annotated[
         bool,
         Parameter(
             group=GROUPS["Output"],
-            help="Measure nothing; exit 1 where pages differ from records.",
+            help="Measure nothing; exit 1 where pages differ from records (without --out: those "
+            "in results/diagnostic).",
             negative=(),
         ),
     ] = False,
@@ -61,11 +76,16 @@ def diagnose(
     from bench.diagnose.run_diagnostic import diagnose as measure
 
     if check:
-        check_records(out, as_json)
+        check_records(out or PUBLISHED, as_json)
         return
+    out = out or runtime.runs_dir / "diagnostic"
+    check_folder("out", out)
+    experiment = with_preset(experiment, preset)
+    folder = out / record_files.folder_name(experiment.pair, diagnosis.update)
+    if not replace:
+        record_files.check_replaces(folder, experiment.pair, diagnosis)
     rows = {str(path): read_text(path) for path in against}
-    record = measure(with_preset(experiment, preset), diagnosis, runtime, rows or None)
-    folder = out / record_files.folder_name(record["pair"], record["update"])
+    record = measure(experiment, diagnosis, runtime, rows or None)
     record_files.write(record, folder)
     if as_json:
         print_json(record)
@@ -85,7 +105,7 @@ def check_records(out: Path, as_json: bool) -> None:
         print(f"{len(folders)} records in {out}, {len(found)} stale files")
     if found or not folders:
         named = ", ".join(found) or "no records"
-        fail(f"stale in {out}: {named}; bench diagnose writes them again", 1)
+        fail(f"stale in {out}: {named}; bench diagnose --out writes them again", 1)
 
 
 def print_diagnostic(record: Mapping[str, Any], folder: Any) -> None:

@@ -10,6 +10,7 @@ from bench.core.errors import ConfigError
 from bench.core.files import is_stale, write_bytes, write_text
 from bench.diagnose import figures as diagnostic_figures
 from bench.diagnose import page as diagnostic_sheet
+from bench.diagnose.diagnosis import Diagnosis
 
 SCHEMA_VERSION = 1
 RECORD, PAGE = "diagnostic.json", "diagnostic.md"
@@ -29,6 +30,32 @@ def documents(record: Mapping[str, Any]) -> dict[str, bytes]:
     """File name -> content of all that is written from a record."""
     page = diagnostic_sheet.to_markdown(record).encode()
     return {PAGE: page, **diagnostic_figures.draw_all(record)}
+
+
+def check_replaces(folder: Path, pair: str, diagnosis: Diagnosis) -> None:
+    """Raise ConfigError where the record in the folder says more than this diagnosis would.
+
+    More: of more prompts or more update seeds, or of another pair or update.
+    """
+    if not (folder / RECORD).is_file():
+        return
+    there, update = read_record(folder / RECORD), diagnosis.update
+    prompts = diagnosis.responses // diagnosis.samples_per_prompt
+    runs = update.partition(":")[2]
+    seeds = len(runs.split(",") if runs else diagnosis.update_seeds)
+    of_there = there["n_prompts"], len(there["update_seeds"])
+    found = [
+        f"responses: {prompts} prompts are fewer than {of_there[0]}" * (prompts < of_there[0]),
+        f"update_seeds: {seeds} are fewer than {of_there[1]}" * (seeds < of_there[1]),
+        f"pair: {pair!r} is not {there['pair']!r}"
+        * (Path(pair).resolve() != Path(there["pair"]).resolve()),
+        f"update: {update!r} is not {there['update']!r}" * (update != there["update"]),
+    ]
+    if any(found):
+        raise ConfigError(
+            f"{'; '.join(filter(None, found))} of the record in {str(folder)!r}: --replace writes "
+            "over it, --out names another folder"
+        )
 
 
 def write(record: Mapping[str, Any], folder: Path) -> list[Path]:
