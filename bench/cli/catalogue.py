@@ -133,7 +133,8 @@ Drop a file into `selectors/` and open a pull request with
   for all that the source leaves open, each a named parameter;
 - its formula in float64 NumPy in `tests/helpers/numpy_rules.py`, and its golden scores
   (`python tests/test_golden_scores.py`);
-- this page made anew (`bench selectors catalogue`), and its name in `sweeps/catalogue.toml`;
+- this page made anew (`bench selectors catalogue --out selectors/README.md`), and its name
+  in `sweeps/catalogue.toml`;
 - `bench selectors check NAME`, `make lint` and `make test` passing.
 """
 

@@ -14,6 +14,7 @@ from bench.cli.console import (
     console,
     fail,
     print_json,
+    write_file,
 )
 from bench.core.files import is_stale
 
@@ -28,6 +29,7 @@ selectors_app = App(
     Example: `bench selectors`
     """,
 )
+CATALOGUE = Path("selectors/README.md")
 ONLY_SHOWN = ("docstring", "parameters", "example")
 """What `bench selectors show` says of a selector and the list does not."""
 
@@ -83,29 +85,39 @@ def check(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = Fals
 @selectors_app.command
 def catalogue(
     *,
-    out: Annotated[Path, Parameter(help="The file that is written.")] = Path("selectors/README.md"),
+    out: Annotated[
+        Path | None, Parameter(help="The file that is written (default: none, it is printed).")
+    ] = None,
     check: Annotated[
-        bool, Parameter(help="Write nothing; exit 1 where the file differs.", negative=())
+        bool,
+        Parameter(
+            help="Write nothing; exit 1 where the file differs (default: selectors/README.md).",
+            negative=(),
+        ),
     ] = False,
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Write the catalogue of all rules, objectives and words of expressions, from the registry.
+    """The catalogue of all rules, objectives and words of expressions, from the registry.
 
     Example: `bench selectors catalogue --check`
     """
     from bench.cli.catalogue import markdown
 
     content = markdown()
+    if out is None and not check:
+        print_json({"page": content}) if as_json else print(content, end="")
+        return
+    out = out or CATALOGUE
     stale = is_stale(out, content.encode())
     if not check:
-        out.write_text(content, encoding="utf-8")
+        write_file(out, content.encode())
     if as_json:
         print_json({"file": str(out), "stale": stale})
     elif not check:
         print(f"wrote {out}")
     if check and stale:
-        fail(f"stale: {out}; bench selectors catalogue writes it again", 1)
+        fail(f"stale: {out}; bench selectors catalogue --out {out} writes it again", 1)
 
 
 def print_selectors(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """`bench overlap` and `bench artefacts`: which tokens rules keep, what conventions do."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,15 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.console import AsJson, RunsDir, console, print_json, read_text, write_file
+from bench.cli.console import (
+    AsJson,
+    RunsDir,
+    check_folder,
+    console,
+    print_json,
+    read_text,
+    write_file,
+)
 from bench.core.errors import ConfigError
 from bench.core.records import find_run
 
@@ -64,18 +73,28 @@ def artefacts(
     render: Annotated[
         bool, Parameter(help="Measure nothing; write the page from its JSON again.", negative=())
     ] = False,
-    out: Annotated[Path, Parameter(help="Folder of artefacts.json and artefacts.md.")] = Path(
-        "results"
-    ),
+    out: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of artefacts.json and artefacts.md. Default: artefacts/ in the runs "
+            "folder; --out results writes the published ones."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        Parameter(help="Also replace measurements of more batches or pairs.", negative=()),
+    ] = False,
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Measure what conventions of published code (ties, floors, padding, refill) do to masks.
 
-    Example: `bench artefacts --render`
+    Example: `bench artefacts --batches 5`
     """
     from bench.shadow.artefact_page import page
 
+    out = out or runs_dir / "artefacts"
+    check_folder("out", out)
     if render:
         found = json.loads(read_text(out / "artefacts.json"))
     else:
@@ -85,8 +104,11 @@ def artefacts(
 
         if batches < 2:
             raise ConfigError(f"batches: {batches} is not accepted: 2 or more, for a spread")
+        pairs = pairs or tuple(embedded_pair_names())
+        if not replace:
+            _check_replaces(out / "artefacts.json", pairs, batches)
         with open_progress("auto") as progress:
-            found = measure_artefacts(pairs or embedded_pair_names(), batches, progress)
+            found = measure_artefacts(pairs, batches, progress)
         text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
         write_file(out / "artefacts.json", (text.replace("},{", "},\n{") + "\n").encode())
     write_file(out / "artefacts.md", page(found).encode())
@@ -94,6 +116,24 @@ def artefacts(
         print_json(found)
     else:
         print(f"{out / 'artefacts.md'}: {found['settings']['batches']} batches per pair")
+
+
+def _check_replaces(path: Path, pairs: Sequence[str], batches: int) -> None:
+    """Raise ConfigError where the file holds more batches, or a pair that is not measured now."""
+    if not path.is_file():
+        return
+    try:
+        there = json.loads(read_text(path))
+        of_there, lost = there["settings"]["batches"], [n for n in there["pairs"] if n not in pairs]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"out: {str(path)!r} holds no artefacts; name another folder") from None
+    found = [f"batches: {batches} are fewer than {of_there}"] if batches < of_there else []
+    found += [f"pairs: {', '.join(pairs)} leave out {', '.join(lost)}"] if lost else []
+    if found:
+        raise ConfigError(
+            f"{'; '.join(found)} of {str(path)!r}: --replace writes over it, --out names another "
+            "folder"
+        )
 
 
 def print_overlap(found: "Overlap") -> None:

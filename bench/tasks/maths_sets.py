@@ -214,8 +214,9 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def fetch(name: str, config: str | None = None, split: str = "train") -> Path:
     """Download a named set, or any hub data set, into the data folder; returns its file.
 
-    The only place that downloads data. Raises ConfigError when HF_HUB_OFFLINE is set, or the hub
-    does not give it.
+    The only place that downloads data. A file that is there stays: a named set is left as it is.
+    Raises ConfigError for another data set that has a file (of which split, it does not say), when
+    HF_HUB_OFFLINE is set, or when the hub does not give it.
     """
     if name in MATH_SETS:
         found = MATH_SETS[name]
@@ -224,6 +225,12 @@ def fetch(name: str, config: str | None = None, split: str = "train") -> Path:
         hub, stem = name, name.replace("/", "--")
     else:
         raise unknown_name("data set", name, MATH_SETS)
+    if (there := find_file(stem)) is not None:
+        if name in MATH_SETS:
+            return there
+        raise ConfigError(
+            f"data set {name!r} is not fetched: {str(there)!r} is there; move it to fetch another"
+        )
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         raise ConfigError(f"data set {name!r} is not fetched: HF_HUB_OFFLINE is set")
     import datasets

@@ -62,9 +62,20 @@ def test_the_catalogue_in_the_repository_is_that_of_the_registry(capsys, tmp_pat
     assert call(capsys, "selectors", "catalogue", "--out", file, "--check")[::2] == (0, "")
     other = tmp_path / "README.md"
     code, _, err = call(capsys, "selectors", "catalogue", "--out", other, "--check")
-    assert code == 1 and "bench selectors catalogue writes it again" in err and not other.exists()
+    told = f"bench selectors catalogue --out {other} writes it again"
+    assert code == 1 and told in err and not other.exists()
     assert call(capsys, "selectors", "catalogue", "--out", other)[0] == 0
     assert other.read_text() == file.read_text()
+
+
+def test_the_catalogue_is_printed_where_no_file_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "selectors" / "README.md").read_text()
+    assert call(capsys, "selectors", "catalogue") == (0, page, "")
+    code, out, _ = call(capsys, "selectors", "catalogue", "--json")
+    assert (code, json.loads(out)) == (0, {"page": page})
+    assert call(capsys, "selectors", "catalogue", "--check")[0] == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_selectors_page_shows_docstring_parameters_and_example(capsys):

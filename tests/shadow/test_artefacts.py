@@ -37,6 +37,28 @@ def test_the_committed_page_is_the_one_of_the_committed_json(capsys, tmp_path):
     assert (tmp_path / "artefacts.md").read_text() == page(document)
 
 
+def test_measurements_go_into_the_runs_folder_and_none_of_more_are_replaced(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    document = json.loads((ROOT / "results" / "artefacts.json").read_text())
+    monkeypatch.setattr(artefacts, "measure_artefacts", lambda *_: document)
+    assert call(capsys, "artefacts", "--batches", "2")[0] == 0
+    place = tmp_path / "runs" / "artefacts"
+    assert sorted(path.name for path in place.iterdir()) == ["artefacts.json", "artefacts.md"]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    monkeypatch.setattr(artefacts, "measure_artefacts", lambda *_: pytest.fail("measured"))
+    code, _, err = call(capsys, "artefacts", "--batches", "5", "--pairs", "tiny-qwen3")
+    told = "batches: 5 are fewer than 20; pairs: tiny-qwen3 leave out tiny-qwen2.5 of 'runs/"
+    assert code == 2 and err.startswith(f"bench: error: {told}") and "--replace" in err
+    monkeypatch.setattr(artefacts, "measure_artefacts", lambda *_: {**document, "new": 1})
+    assert call(capsys, "artefacts", "--batches", "5", "--replace")[0] == 0
+    assert json.loads((place / "artefacts.json").read_text())["new"] == 1
+    (place / "artefacts.json").write_text("mine")
+    assert call(capsys, "artefacts", "--batches", "20")[0] == 2
+    assert (place / "artefacts.json").read_text() == "mine"
+
+
 def test_every_number_has_a_value_of_every_batch():
     document = json.loads((ROOT / "results" / "artefacts.json").read_text())
     count = document["settings"]["batches"]

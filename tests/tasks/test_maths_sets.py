@@ -69,6 +69,11 @@ def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch):
     assert prepare("deepscaler").report.kept == 2
     fetch("owner/set", "main", "test")
     assert asked[1] == (("owner/set", "main"), {"split": "test"})
+    before = (tmp_path / "new" / "owner--set.parquet").read_bytes()
+    with pytest.raises(ConfigError, match="'owner/set' is not fetched: .*owner--set.parquet' is"):
+        fetch("owner/set", "main", "train")
+    assert fetch("deepscaler") == tmp_path / "new" / "deepscaler.parquet" and len(asked) == 2
+    assert (tmp_path / "new" / "owner--set.parquet").read_bytes() == before
     with pytest.raises(ConfigError, match="did you mean 'deepmath'"):
         fetch("deepmaths")
 
