@@ -18,6 +18,7 @@ from bench.cli.console import (
     read_text,
     write_file,
 )
+from bench.cli.output_folder import OutputFolder
 from bench.core.errors import ConfigError
 from bench.core.records import find_run
 
@@ -55,8 +56,8 @@ def overlap(
         )
     found = read_shadow(read_text(path), folder.resolve().name)
     out = out or folder / "overlap"
-    for name, content in overlap_figures.draw_overlap(found).items():
-        write_file(out / name, content)
+    check_folder("out", out)
+    OutputFolder(out, ".overlap.json").write(overlap_figures.draw_overlap(found))
     if as_json:
         print_json(found.to_json() | {"figures": str(out)})
     else:

@@ -195,11 +195,23 @@ def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
 
 
 def append_row(rows: Path, row: Mapping[str, Any]) -> bool:
-    """Append a run's row unless the file has one of that run id; True when it was appended."""
+    """Append a run's row unless the file has one of that run id; True when it was appended.
+
+    Raises ConfigError, and leaves the file as it is, where it holds a line that is no row.
+    """
     rows.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(rows.with_name(f".{rows.name}.lock")):
-        lines = rows.read_text().splitlines() if rows.exists() else []
-        if any(json.loads(line)["run_id"] == row["run_id"] for line in lines if line.strip()):
-            return False
-        write_text(rows, "".join(line + "\n" for line in [*lines, canonical_json(row)]))
+        text = rows.read_text(encoding="utf-8") if rows.exists() else ""
+        for number, line in enumerate(text.split("\n"), 1):
+            try:
+                found = json.loads(line)["run_id"] if line.strip() else None
+            except (ValueError, KeyError, TypeError):
+                raise ConfigError(
+                    f"rows: {str(rows)!r} has no row of a run in line {number}, and nothing is "
+                    "appended: name another file"
+                ) from None
+            if found == row["run_id"]:
+                return False
+        end = "\n" if text and not text.endswith("\n") else ""
+        write_text(rows, f"{text}{end}{canonical_json(row)}\n")
         return True

@@ -53,6 +53,7 @@ def run_sweep(
             )
         if not tuning.tuning_folder(sweep, runtime).result.exists():
             untuned = sweep
+            tuning.check_replaces(sweep, runtime)
 
             def tuning_left() -> int:
                 spent, total = tuning.progress_of(untuned, storage, runtime)

@@ -245,6 +245,29 @@ def trials_spent(sweep: Sweep, storage: str | None, runtime: Runtime) -> list[Fr
     return trials
 
 
+def check_replaces(sweep: Sweep, runtime: Runtime) -> None:
+    """Raise ConfigError where the result beside the rows is of more trials or of other cells."""
+    assert sweep.file.tuning is not None
+    path, trials = _beside_rows(sweep, runtime), sweep.file.tuning.trials
+    if not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        is_less = trials < there["trials"] or set(there["cells"]) - set(cells(sweep))
+    except (ValueError, KeyError, TypeError):
+        is_less = True
+    if is_less:
+        raise ConfigError(
+            f"tuning: {str(path)!r} holds another tuning, of more than {trials} trials or of other "
+            "cells: move it, or name rows in another folder"
+        )
+
+
+def _beside_rows(sweep: Sweep, runtime: Runtime) -> Path:
+    """Where `bench leaderboard` looks for the result of a tuning."""
+    return rows_file(runtime).parent / "tuning" / f"{sweep.file.name}.json"
+
+
 def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
     """tuning.json once every cell has spent its budget. Raises ConfigError for a cell without one
     complete trial."""
@@ -271,9 +294,9 @@ def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
     ranges = {name: span.model_dump(exclude_unset=True) for name, span in tuning.ranges.items()}
     budget = {"sweep": sweep.file.name, **tuning.model_dump(), "ranges": ranges}
     result = {**budget, "cells": records}
-    beside_rows = rows_file(runtime).parent / "tuning" / f"{sweep.file.name}.json"
+    beside_rows = _beside_rows(sweep, runtime)
     beside_rows.parent.mkdir(parents=True, exist_ok=True)
-    write_json(beside_rows, result)  # where `bench leaderboard` looks
+    write_json(beside_rows, result)
     write_json(folder.result, result)
     return folder.result
 

@@ -6,6 +6,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
+from bench.core.errors import ConfigError
 from bench.core.files import canonical_json, digest8, write_text
 from bench.core.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from bench.core.records import RunFolder, append_row
@@ -75,6 +76,19 @@ def test_rows_from_many_processes_are_each_there_once(tmp_path):
         process.join()
     found = [json.loads(line)["run_id"] for line in rows.read_text().splitlines()]
     assert sorted(found) == sorted(f"{w}-{run}" for w in range(2) for run in range(20))
+
+
+def test_a_row_is_appended_to_rows_alone_and_changes_none_of_them(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"run_id": "a", "text": "one\u2028line"}')
+    before = rows.read_text()
+    assert append_row(rows, {"run_id": "b"}) and not append_row(rows, {"run_id": "a"})
+    assert rows.read_text() == before + '\n{"run_id":"b"}\n'
+    for text in ('{"run_id": "a"}\nnotes of mine\n', "[1]", '{"prompt": "2 + 2"}'):
+        rows.write_text(text)
+        with pytest.raises(ConfigError, match="has no row of a run in line"):
+            append_row(rows, {"run_id": "b"})
+        assert rows.read_text() == text
 
 
 def test_a_new_peak_can_be_started():

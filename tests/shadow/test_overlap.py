@@ -128,6 +128,12 @@ def test_a_shadowed_run_is_printed_and_drawn(capsys, tmp_path):
     assert code == 0
     assert "entropy" in out and "by chance" in out and str(tmp_path / "figures") in out
     assert (tmp_path / "figures" / "profiles.png").is_file()
+    mine = tmp_path / "mine" / "profiles.svg"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    code, _, err = call(capsys, "overlap", runs / run_id, "--out", mine.parent)
+    assert code == 2 and "profiles.svg" in err and list(mine.parent.iterdir()) == [mine]
+    assert mine.read_text() == "mine"
 
 
 def test_a_run_without_a_shadow_log_is_told_how_to_get_one(capsys, tmp_path):

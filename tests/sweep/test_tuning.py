@@ -8,8 +8,9 @@ import pytest
 from optuna.trial import TrialState
 from small_sweep import GRID, TUNING, curve_stub, runtime, write
 
-from bench.core.errors import Stopped
+from bench.core.errors import ConfigError, Stopped
 from bench.sweep import tuning
+from bench.sweep.run_sweep import run_sweep
 from bench.sweep.storage import open_study
 from bench.sweep.sweep_file import read_sweep
 from bench.tables.rows import read_tuned
@@ -64,6 +65,29 @@ def test_a_grid_tries_every_value_once_for_every_rule(tmp_path):
     beside = tmp_path / "runs" / "tuning" / "small.json"
     assert read_tuned(str(beside), beside.read_text()).cells.keys() == found["cells"].keys()
     assert other.name in found["cells"]
+
+
+def test_a_tuning_of_less_does_not_replace_the_one_beside_the_rows(tmp_path):
+    here = runtime(tmp_path)
+    beside = tmp_path / "runs" / "tuning" / "small.json"
+    beside.parent.mkdir(parents=True)
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    sweep = read_sweep(path, here)
+    names = list(tuning.cells(sweep))
+    for trials, cells, is_refused in (
+        (3, names, False), (2, names[:1], False), (4, names, True), (3, [*names, "other"], True),
+    ):  # fmt: skip
+        text = json.dumps({"trials": trials, "cells": dict.fromkeys(cells)})
+        beside.write_text(text)
+        if is_refused:
+            with pytest.raises(ConfigError, match=r"tuning: .*small.json' holds another tuning"):
+                run_sweep(path, here)
+            assert beside.read_text() == text
+        else:
+            tuning.check_replaces(sweep, here)
+    beside.write_text("mine")
+    with pytest.raises(ConfigError, match="holds another tuning"):
+        tuning.check_replaces(sweep, here)
 
 
 def test_a_tuning_trial_of_a_dead_worker_is_tried_again_with_its_values(tmp_path):
