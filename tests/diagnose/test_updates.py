@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from small_diagnosis import DIAGNOSIS, experiment, full, runtime
 from bench.core.errors import ConfigError
 from bench.core.progress import open_progress
 from bench.diagnose import run_diagnostic as module
+from bench.diagnose import updates
 from bench.diagnose.diagnosis import Diagnosis
 from bench.diagnose.measured import RESOLUTION
-from bench.diagnose.updates import drawn_counts, make_updates, measure
+from bench.diagnose.updates import check_disjoint, drawn_counts, make_updates, measure
 from bench.pairs.models import load_model
+from bench.tasks.prompts import Arithmetic
 
 
 def test_gains_are_those_of_the_updated_student(bank, folder):
@@ -75,9 +79,37 @@ def test_one_step_is_taken_on_the_bank_and_a_run_is_a_checkpoint(record, pair, f
 
 
 def test_an_update_on_a_prompt_of_the_bank_is_refused(pair, folder, monkeypatch):
-    from bench.diagnose import updates
     from bench.tasks.prompt_sets import get_held_out
 
     monkeypatch.setattr(updates, "get_prompts", get_held_out)
     with pytest.raises(ConfigError, match=r"prompts: 'arithmetic' gives prompt .* holds it too"):
         module.diagnose(experiment(pair), Diagnosis.parse(DIAGNOSIS), runtime(folder))
+
+
+def test_a_prompt_of_the_bank_is_refused_at_whatever_step_it_comes(pair):
+    def check(prompt, **settings):
+        agreement = SimpleNamespace(tokenizer=None, chat=None)
+        held = SimpleNamespace(prompts=[prompt], agreement=agreement)
+        check_disjoint(held, full(pair, prompts_per_step=4, **settings))
+
+    (*_, last) = Arithmetic().draw(2, 4, 7)  # the last prompt of the third step
+    with pytest.raises(ConfigError, match=f"gives prompt '{last.id}' to step 3 of the update"):
+        check(last, steps=3, seed=7)
+    with pytest.raises(ConfigError, match="holds it too"):
+        check(replace(last, id="another"), steps=5, seed=7)
+    check(last, steps=2, seed=7)
+    check(last, steps=3, seed=8)
+    check(replace(last, text="another"), steps=3, seed=7)
+
+
+def test_every_update_that_draws_prompts_is_checked(bank, folder, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        updates, "check_disjoint", lambda bank, experiment: checked.append(experiment)
+    )
+    found = make_updates(bank, runtime(folder))
+    assert checked == [update.experiment for update in found]
+    assert [experiment.seed for experiment in checked] == list(bank.diagnosis.update_seeds)
+    monkeypatch.setattr(bank, "diagnosis", bank.diagnosis.model_copy(update={"update": "one_step"}))
+    make_updates(bank, runtime(folder))
+    assert len(checked) == len(found)

@@ -5,7 +5,8 @@ from contextlib import suppress
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 from small_sweep import GRID, TUNING, curve_stub, runtime, write
 
 from bench.core.errors import ConfigError, Stopped
@@ -47,6 +48,52 @@ def test_tuning_gives_every_rule_the_same_trials_on_a_split_of_its_own(tmp_path,
         )
         assert plan.experiment.learning_rate == cell["best"]["learning_rate"]
         assert plan.experiment.eval_tasks == ("tiny_math",)
+
+
+def test_the_best_is_the_first_of_the_highest_that_were_completed(tmp_path):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+    settings, folder = sweep.file.tuning, tuning.tuning_folder(sweep, here)
+    span = {"learning_rate": FloatDistribution(1e-5, 1e-2, log=True)}
+    planted = {
+        "random": [(1e-3, 0.4), (2e-3, 0.6), (3e-3, 0.6), (4e-3, 0.5)],
+        "entropy": [(5e-3, 0.9, TrialState.PRUNED), (6e-3, 0.2), (7e-3, None, TrialState.FAIL),
+                    (8e-3, 0.1)],
+    }  # fmt: skip
+    for cell in tuning.cells(sweep).values():
+        study = tuning._study(cell, settings, None, folder)
+        for rate, value, *state in planted[cell.experiment.selector]:
+            (state,) = state or [TrialState.COMPLETE]
+            study.add_trial(
+                create_trial(
+                    state=state, value=value, params={"learning_rate": rate}, distributions=span
+                )
+            )
+    result = json.loads(tuning.write_result(sweep, None, here).read_text())
+    best = {
+        cell["experiment"]["selector"]: (cell["best"], cell["value"])
+        for cell in result["cells"].values()
+    }
+    assert best == {
+        "random": ({"learning_rate": 2e-3}, 0.6), "entropy": ({"learning_rate": 6e-3}, 0.2),
+    }  # fmt: skip
+    tuned = [plan.experiment for plan in tuning.tuned(sweep, here).plans]
+    assert {(e.selector, e.learning_rate) for e in tuned} == {("random", 2e-3), ("entropy", 6e-3)}
+
+
+def test_a_rule_without_a_completed_trial_has_no_best(tmp_path, monkeypatch):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    here = runtime(tmp_path)
+    sweep = read_sweep(path, here)
+
+    def fail(*given):
+        raise ValueError("out of luck")
+
+    monkeypatch.setattr(tuning, "execute", fail)
+    tuning.tune(sweep, None, here)
+    with pytest.raises(ConfigError, match="no trial of random-.* ValueError: out of luck"):
+        tuning.write_result(sweep, None, here)
 
 
 def test_a_grid_tries_every_value_once_for_every_rule(tmp_path):

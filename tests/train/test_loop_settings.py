@@ -25,7 +25,7 @@ SELECTION = {
     "scope": (ENTROPY, ["batch", "response"]),
     "min_keep_per_response": (ENTROPY, [0, 3]),
     "ties": (TIED, ["hash", "earlier"]),
-    "seed": (TIED, [0, 1]),
+    "seed": (TIED, [0, 1, 2]),
 }
 LOSS = {
     "objective": ({"selector": "full"}, list(OBJECTIVES)),
