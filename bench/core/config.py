@@ -66,6 +66,8 @@ OBJECTIVES: dict[str, dict[str, ObjectiveParameter]] = {
     "todi": {"beta": ObjectiveParameter(1.0, "positive")},
 }
 """Every objective and what it takes; train/objectives has the formula of each."""
+ON_SAMPLED_TOKEN = frozenset({"sampled_reverse_kl", "k2", "eopd"})
+"""Objectives whose gradient is right in the mean over tokens drawn at temperature 1 alone."""
 if TYPE_CHECKING:
     Objective = str
 else:
@@ -145,7 +147,8 @@ class Experiment(Settings):
     max_new_tokens: Count = 64
     """Cap on the length of a response, in training and in evaluation."""
     temperature: Positive = 1.0
-    """Temperature of the student's sampling in training."""
+    """Temperature of the student's sampling in training; 1 for objectives of the sampled token
+    (sampled_reverse_kl, k2, eopd)."""
     learning_rate: Positive = 3e-4
     """Peak learning rate of AdamW."""
     schedule: Schedule = "constant"
@@ -236,6 +239,12 @@ class Experiment(Settings):
                     f"objective_params: {name!r} is not a parameter of {self.objective}; {takes}"
                 )
             accepted[name].check(name, value)
+        if self.temperature != 1 and self.objective in ON_SAMPLED_TOKEN:
+            raise ValueError(
+                f"temperature: {self.temperature:g} is not accepted with objective "
+                f"{self.objective}, which averages over sampled tokens: drawn at another "
+                "temperature than 1, they bias its gradient"
+            )
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"

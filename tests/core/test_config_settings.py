@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.config import Experiment
+from bench.core.config import ON_SAMPLED_TOKEN, Experiment
+from bench.core.errors import ConfigError
 
 TESTS = Path(__file__).parent.parent
 PROOFS = {
@@ -58,3 +59,15 @@ def test_a_proof_is_there_and_gives_its_fields(test):
     text = "\n".join(map(ast.unparse, [found, *tables]))
     missing = [field for field in PROOFS[test].split() if not re.search(rf"\b{field}\b", text)]
     assert missing == []
+
+
+@pytest.mark.parametrize("objective", sorted(ON_SAMPLED_TOKEN))
+def test_another_temperature_than_1_is_refused_where_it_would_bias_the_gradient(objective):
+    with pytest.raises(ConfigError) as caught:
+        Experiment.parse({"objective": objective, "temperature": 0.7})
+    assert str(caught.value) == (
+        f"temperature: 0.7 is not accepted with objective {objective}, which averages over sampled "
+        "tokens: drawn at another temperature than 1, they bias its gradient"
+    )
+    assert Experiment.parse({"objective": objective}).temperature == 1
+    assert Experiment.parse({"temperature": 0.7}).objective == "reverse_kl"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from losses import PARAMS, N, V, distributions, kl, loss_and_gradient, through_softmax
 
-from bench.core.config import OBJECTIVES
+from bench.core.config import OBJECTIVES, ON_SAMPLED_TOKEN
 from bench.train.objectives import FORMULAS as LOSSES
 from bench.train.objectives import token_loss
 
@@ -162,6 +162,11 @@ def test_every_objective_of_the_settings_has_a_formula_with_its_parameters():
     read = {"student_NV", "teacher_NV", "student_logit_NV", "teacher_logit_NV", "token_N"}
     for name, parameters in OBJECTIVES.items():
         assert set(signature(LOSSES[name]).parameters) - read == set(parameters)
+
+
+def test_the_objectives_of_the_sampled_token_are_those_that_read_it():
+    reading = {name for name in LOSSES if "token_N" in signature(LOSSES[name]).parameters}
+    assert reading == ON_SAMPLED_TOKEN
 
 
 def test_an_unknown_objective_is_refused(logits):
