@@ -105,7 +105,7 @@ def check_records(out: Path, as_json: bool) -> None:
         print(f"{len(folders)} records in {out}, {len(found)} stale files")
     if found or not folders:
         named = ", ".join(found) or "no records"
-        fail(f"stale in {out}: {named}; bench diagnose --out writes them again", 1)
+        fail(f"stale in {out}: {named}; bench diagnose --out {out} writes them again", 1)
 
 
 def print_diagnostic(record: Mapping[str, Any], folder: Any) -> None:

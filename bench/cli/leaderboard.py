@@ -82,7 +82,7 @@ def leaderboard(
     else:
         print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {place}")
     if stale:
-        fail(f"stale in {place}: {', '.join(stale)}; bench leaderboard writes them again", 1)
+        fail(f"stale in {place}: {', '.join(stale)}; --out {place} writes them again", 1)
 
 
 def _usual_folder(rows: Sequence[Path], check: bool) -> Path:
