@@ -161,8 +161,8 @@ class Experiment(Settings):
     """AdamW first-moment decay."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """AdamW second-moment decay."""
-    gradient_clip: Positive = 1.0
-    """Largest global gradient norm."""
+    gradient_clip: NonNegative = 1.0
+    """Largest global gradient norm; 0 clips nothing."""
     dtype: Dtype = "float32"
     """Precision of the forward passes (divergences and master weights are always float32)."""
     eval_tasks: tuple[str, ...] = ("tiny_math",)

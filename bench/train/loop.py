@@ -229,9 +229,9 @@ class Trainer:
         return outputs
 
     def update(self, loss: float) -> float:
-        """Clip, AdamW step; returns the gradient's norm. Nothing is updated if it is not finite."""
+        """Clip, AdamW step; returns the norm before. Nothing is updated if it is not finite."""
         reshard(self.student)
-        limit = self.experiment.gradient_clip
+        limit = self.experiment.gradient_clip or math.inf
         norm = full_number(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise BenchError(f"loss {loss} and gradient norm {norm} are not finite")

@@ -196,7 +196,7 @@ class DenseRun:
         """AdamW on the clipped gradient; only matrices decay."""
         experiment = self.experiment
         beta1, beta2 = experiment.adam_beta1, experiment.adam_beta2
-        factor = min(1.0, experiment.gradient_clip / norm)
+        factor = min(1.0, experiment.gradient_clip / norm) if experiment.gradient_clip else 1.0
         self.updates += 1
         for (name, weight), gradient in zip(self.trained.items(), gradients, strict=True):
             g = factor * gradient

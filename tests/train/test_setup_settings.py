@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 from proven_steps import proven
 from small_pair import pair_folder
+from steps import run_steps, trainer
 
 from bench.core.config import PRESETS
 
@@ -17,7 +18,7 @@ OPTIMIZER = {
     "weight_decay": (FULL, [0.0, 0.5, 2.0]),
     "adam_beta1": (FULL, [0.5, 0.9]),
     "adam_beta2": (FULL, [0.5, 0.999]),
-    "gradient_clip": ({"selector": "entropy"}, [0.1, 1e-8, 10.0]),
+    "gradient_clip": ({"selector": "entropy"}, [0.1, 1e-8, 0.0]),
 }
 ADAPTERS = {
     "lora": (FULL, [0, 2, 4]),
@@ -40,6 +41,13 @@ def test_a_setting_of_models_and_optimizer_is_that_of_the_reference(tmp_path, na
     ]
     for one, other in combinations(found, 2):
         assert one.differs(other)
+
+
+def test_no_step_is_clipped_where_nothing_is(tmp_path):
+    clipped, free = (trainer(tmp_path / str(x), gradient_clip=x) for x in (1e-3, 0.0))
+    norms = [[line["grad_norm"] for line in run_steps(found)] for found in (clipped, free)]
+    assert norms[0][0] == norms[1][0] > 1e-3
+    assert (clipped.totals.clipped_steps, free.totals.clipped_steps) == (3, 0)
 
 
 def test_the_paper_preset_steps_as_the_reference(tmp_path):
