@@ -210,12 +210,23 @@ def _check_tuning(tuning: Tuning, plans: Mapping[str, Plan]) -> None:
                 f"tuning.seed: {tuning.seed} is also in 'seeds'; tuning on a reported seed is "
                 "leakage"
             )
+        _check_ends(tuning, experiment)
         is_deaf = tuning.report_every > experiment.steps and "steps" not in tuning.ranges
         if tuning.pruner != "none" and is_deaf:
             raise ConfigError(
                 f"tuning.report_every: {tuning.report_every} is not accepted with "
                 f"{experiment.steps} steps: the pruner would hear of nothing"
             )
+
+
+def _check_ends(tuning: Tuning, experiment: Experiment) -> None:
+    """Raise ConfigError where an end of a range does not go with the other settings of a point."""
+    for name, span in tuning.ranges.items():
+        for value in span.values or (span.low, span.high):
+            try:
+                Experiment.parse({**experiment.model_dump(mode="json"), name: value})
+            except ConfigError as error:
+                raise ConfigError(f"tuning.ranges.{name}: {error}") from None
 
 
 Section = int | str

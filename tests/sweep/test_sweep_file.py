@@ -178,3 +178,12 @@ def test_tuning_on_a_reported_split_is_refused(capsys, tmp_path):
     code, _, err = call(capsys, "sweep", path, "--runs-dir", tmp_path / "runs")
     assert code == 2
     assert "leakage" in err and len(err.splitlines()) == 1
+
+
+def test_a_range_that_does_not_go_with_a_points_other_settings_is_refused(tmp_path):
+    path = write(tmp_path, TUNING, sampler="tpe", pruner="none")
+    text = path.read_text().replace("k = 8", 'k = 8\nobjective = "sampled_reverse_kl"')
+    text = text.replace("low = 1e-5", "low = 0.5").replace("high = 1e-2", "high = 1.0")
+    path.write_text(text.replace("ranges.learning_rate", "ranges.temperature"))
+    with pytest.raises(ConfigError, match=r"tuning\.ranges\.temperature: temperature: "):
+        read_sweep(path, runtime(tmp_path))
