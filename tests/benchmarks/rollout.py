@@ -37,6 +37,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.utils import logging
 
+from bench.core.processes import ALONE
 from bench.core.randomness import keyed_uniform
 from bench.core.sampling import KeyedSampler, Vocabulary, sample_tokens
 from bench.pairs.models import load_pair
@@ -95,7 +96,7 @@ def qwen_vocabulary(responses: int, length: int, every: int) -> Work:
 
 def ours(w: Work, keeps_hidden: bool = False) -> list[list[int]]:
     responses = decode(
-        w.model, w.prompts, w.uniform_BT, w.vocabulary, 1.0, w.stop_ids, keeps_hidden
+        w.model, w.prompts, w.uniform_BT, w.vocabulary, 1.0, w.stop_ids, keeps_hidden, ALONE
     )
     return [response.token_T.tolist() for response in responses]
 

@@ -55,7 +55,7 @@ def main() -> None:
         for selector, (plain, shadowed) in arms.items():
             pair = (plain.step(step)["seconds"], shadowed.step(step)["seconds"])
             lines[selector].append(pair)
-    shadow = next(iter(arms.values()))[1].shadow
+    shadow = next(iter(arms.values()))[1].observer
     assert shadow is not None
     print(f"{options.pair}, {len(shadow.panel.members)} rules, {options.rounds} rounds")
     print(f"{'run':14} {'step s':>8} {'panel s':>8}   panel / rest of step     step / step without")
