@@ -26,7 +26,7 @@ lint: .venv/.installed
 # Tables and figures from results/rows.jsonl, and the README's headline.
 results: .venv/.installed
 	$(BIN)/bench leaderboard --out results
-	$(BIN)/bench leaderboard results/mismatch/rows.jsonl --out results/mismatch
+	$(BIN)/bench leaderboard results/mismatch/rows.jsonl --out results/mismatch --claims sweeps/mismatch.toml
 	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
 
 # Speed and memory against TRL, one thread: results/benchmark.md and .json.

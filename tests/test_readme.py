@@ -196,7 +196,11 @@ def test_the_headline_is_the_generated_one():
     assert shown == (ROOT / "results" / "headline.md").read_text()
 
 
-@pytest.mark.parametrize("rows", [(), ("results/mismatch/rows.jsonl", "--out", "results/mismatch")])
+MISMATCH = ("results/mismatch/rows.jsonl", "--out", "results/mismatch", "--claims",
+            "sweeps/mismatch.toml")  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [(), MISMATCH])
 def test_the_committed_results_are_those_of_the_rows(rows, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     code, _, err = call(capsys, "leaderboard", *rows, "--check")

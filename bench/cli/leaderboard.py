@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bench.tables.rows import Row, Tuned
 
 RESULTS = Path("results/rows.jsonl")
+SWEEPS = Path("sweeps")
 MANIFEST = ".leaderboard.json"
 
 
@@ -49,6 +50,13 @@ def leaderboard(
             negative=(),
         ),
     ] = False,
+    claims: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="Sweep files whose [claims] the tables are asked. Default: none with files of "
+            "rows; all of sweeps/ with the published ones."
+        ),
+    ] = (),
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -59,6 +67,7 @@ def leaderboard(
     Files that the command wrote before (.leaderboard.json lists them) are replaced, and removed
     when they are made no more; other files in the folder stay.
     """
+    from bench.sweep.sweep_file import read_claims
     from bench.tables import figures, pages
     from bench.tables.claims import PUBLISHED
     from bench.tables.leaderboard import make_tables
@@ -69,7 +78,9 @@ def leaderboard(
     found, tunings = read_results(rows)
     published = PUBLISHED.read_text(encoding="utf-8")
     tables = make_tables(found, tunings)
-    made = pages.documents(tables, published) | figures.draw_all(tables)
+    files = claims or (() if rows else tuple(sorted(SWEEPS.glob("*.toml"))))
+    named = [of_file for file in files if (of_file := read_claims(file)) is not None]
+    made = pages.documents(tables, published, named) | figures.draw_all(tables)
     stale = folder.stale(made) if check else []
     if not check:
         folder.write(made)

@@ -1,19 +1,22 @@
-"""Intervals, paired differences and verdicts. NumPy and scipy only; imports no sibling.
+"""Intervals, paired differences and verdicts.
 
 Seeds and items are crossed: every seed's checkpoint answers every item. With D the paired
 difference of two methods on common seeds, D[s, i] = mean + seed_s + item_i + residual_si, and the
-variance of the grand mean has a part of each.
+variance of the grand mean has a part of each. Both are drawn: what is inferred is of other training
+seeds and of other items like these.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.optimize import root_scalar
+
+from bench.core.moderated import SeedVariance, scaled_t
 
 CONFIDENCE = 0.95
 MIN_EFFECT = 0.01
@@ -39,11 +42,19 @@ class Difference:
     mean: float
     ci95: tuple[float, float]
     standard_error: float
+    """Times the scale of the t that the mean over it is referred to."""
     degrees_of_freedom: float
     p_value: float
     """Two-sided, of no difference."""
     seeds: int
     items: int
+
+    def p_value_of(self, difference: float) -> float:
+        """Two-sided, of this true difference."""
+        distance = abs(self.mean - difference)
+        if self.standard_error == 0:
+            return float(distance == 0)
+        return float(2 * stats.t.sf(distance / self.standard_error, self.degrees_of_freedom))
 
     def smallest_detectable(self, comparisons: int = 1) -> float:
         """The true difference that a two-sided test at 5 % / comparisons finds with POWER.
@@ -91,38 +102,86 @@ def paired_difference(after_I: Sequence[float], before_I: Sequence[float]) -> Es
     return Estimate(float(difference.mean()), _t_interval(difference), difference.size)
 
 
-def crossed_difference(difference_SI: ArrayLike) -> Difference:
+class TwoWay(NamedTuple):
+    """Mean squares of a table of seeds (rows) and items (columns), one observation a cell."""
+
+    seed: float
+    item: float
+    residual: float
+
+
+def mean_squares(value_SI: ArrayLike) -> TwoWay:
+    """Of the two-way layout. Raises ValueError for fewer than two seeds or two items."""
+    value_SI = np.asarray(value_SI, dtype=float)
+    if value_SI.ndim != 2 or min(value_SI.shape) < 2:
+        raise ValueError(f"value_SI: {value_SI.shape} needs two seeds and two items at least")
+    seeds, items = value_SI.shape
+    mean = value_SI.mean()
+    of_seed, of_item = value_SI.mean(1, keepdims=True), value_SI.mean(0, keepdims=True)
+    df_seed, df_item = seeds - 1, items - 1
+    return TwoWay(
+        items * float(((of_seed - mean) ** 2).sum()) / df_seed,
+        seeds * float(((of_item - mean) ** 2).sum()) / df_item,
+        float(((value_SI - of_seed - of_item + mean) ** 2).sum()) / (df_seed * df_item),
+    )
+
+
+def crossed_mean(score_SI: ArrayLike) -> Estimate:
+    """The grand mean of one method's scores over crossed seeds (rows) and items (columns).
+
+    Var(mean) = max(MS_seed + MS_item - MS_res, MS_seed, MS_item) / (S·I); t interval with
+    Satterthwaite's degrees of freedom, at least 1. It is an interval of one accuracy: its tails are
+    too light for verdicts (`moderated_difference`). Raises ValueError as `mean_squares`.
+    """
+    score_SI = np.asarray(score_SI, dtype=float)
+    ms, (seeds, items) = mean_squares(score_SI), score_SI.shape
+    mean, df_seed, df_item = float(score_SI.mean()), seeds - 1, items - 1
+    both = ms.seed + ms.item - ms.residual
+    largest = max(both, ms.seed, ms.item)
+    if largest <= np.finfo(float).eps * mean**2:  # all cells equal, up to rounding
+        return Estimate(mean, (mean, mean), items)
+    if largest == both:
+        parts = ms.seed**2 / df_seed + ms.item**2 / df_item
+        df = max(1.0, both**2 / (parts + ms.residual**2 / (df_seed * df_item)))
+    else:
+        df = float(df_seed if largest == ms.seed else df_item)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * float(np.sqrt(largest / score_SI.size))
+    return Estimate(mean, (mean - half, mean + half), items)
+
+
+def item_variance(value_SI: ArrayLike) -> float:
+    """The part that drawing the items has in the variance of the grand mean.
+
+    max(0, MS_item - MS_res) / (S·I): what is the same in all seeds. What items do in each seed anew
+    is in the variance of the seeds' means.
+    """
+    ms = mean_squares(value_SI)
+    return max(0.0, ms.item - ms.residual) / np.asarray(value_SI).size
+
+
+def sampling_variance(score_SI: ArrayLike) -> float:
+    """The part that items alone have in the variance of one seed's mean: MS_res / I."""
+    return mean_squares(score_SI).residual / np.asarray(score_SI).shape[1]
+
+
+def moderated_difference(
+    difference_SI: ArrayLike, one: SeedVariance, other: SeedVariance
+) -> Difference:
     """The grand mean of a paired difference over crossed seeds (rows) and items (columns).
 
-    Var(mean) = max(MS_seed + MS_item - MS_res, MS_seed, MS_item) / (S·I) from the two-way layout
-    with one observation a cell; t interval with Satterthwaite's degrees of freedom, at least 1.
-
+    `one` and `other` are the moderated variances of the two arms (`bench.core.moderated`): the
+    squared error is both over S, and `item_variance`; the interval is that of the scaled t.
     Raises ValueError for fewer than two seeds or two items.
     """
-    d_SI = np.asarray(difference_SI, dtype=float)
-    if d_SI.ndim != 2 or min(d_SI.shape) < 2:
-        raise ValueError(f"difference_SI: {d_SI.shape} needs two seeds and two items at least")
-    seeds, items = d_SI.shape
-    mean = float(d_SI.mean())
-    of_seed, of_item = d_SI.mean(1, keepdims=True), d_SI.mean(0, keepdims=True)
-    df_seed, df_item = seeds - 1, items - 1
-    df_res = df_seed * df_item
-    ms_seed = items * float(((of_seed - mean) ** 2).sum()) / df_seed
-    ms_item = seeds * float(((of_item - mean) ** 2).sum()) / df_item
-    ms_res = float(((d_SI - of_seed - of_item + mean) ** 2).sum()) / df_res
-    both = ms_seed + ms_item - ms_res
-    largest = max(both, ms_seed, ms_item)
-    if largest <= np.finfo(float).eps * mean**2:  # all cells equal, up to rounding
-        return Difference(mean, (mean, mean), 0.0, df_seed, float(mean == 0), seeds, items)
-    if largest == both:
-        parts = ms_seed**2 / df_seed + ms_item**2 / df_item + ms_res**2 / df_res
-        df = max(1.0, both**2 / parts)
-    else:
-        df = float(df_seed if largest == ms_seed else df_item)
-    error = float(np.sqrt(largest / (seeds * items)))
+    difference_SI = np.asarray(difference_SI, dtype=float)
+    of_items = item_variance(difference_SI)
+    seeds, items = difference_SI.shape
+    parts = [(arm.variance / seeds, arm.degrees_of_freedom) for arm in (one, other)]
+    error, scale, df = map(float, scaled_t([*parts, (of_items, items - 1)]))
+    mean, error = float(difference_SI.mean()), error * scale
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error
-    p_value = float(2 * stats.t.sf(abs(mean) / error, df))
-    return Difference(mean, (mean - half, mean + half), error, df, p_value, seeds, items)
+    found = Difference(mean, (mean - half, mean + half), error, df, 0.0, seeds, items)
+    return replace(found, p_value=found.p_value_of(0.0))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,7 +1,8 @@
 """Many: TOML, Optuna, workers.
 
 run_sweep   a file of experiments to its end: the way in
-sweep_file  the TOML file, checked before anything runs
+sweep_file  the TOML file, checked before anything runs, and its claims
+source      its text, so that an error names a line
 study       the points as Optuna trials, and a worker's way through them
 tuning      equal trials for every rule, on a split that is never reported
 storage     studies on a journal or a database

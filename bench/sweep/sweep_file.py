@@ -1,21 +1,20 @@
 """A sweep's TOML file -> Sweep: which experiments to run, checked before anything runs."""
 
-import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.core.claims import Claims, NamedClaims
 from bench.core.config import Experiment, Runtime, experiment_from
 from bench.core.errors import ConfigError, unknown_name
-from bench.core.fields import one_line
 from bench.run.plan import Plan, make_plan
 from bench.selection.registry import get_selector
+from bench.sweep.source import Source
 from bench.tasks.protocol import task_names
 
 Value = Any
@@ -137,12 +136,13 @@ class Tuning(_Table):
 
 
 class SweepFile(Block):
-    """The whole file: a first block, more blocks under [[also]], and perhaps [tuning]."""
+    """The whole file: a first block, more under [[also]], perhaps [tuning], perhaps [claims]."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     about: str = ""
     also: tuple[dict[str, Value], ...] = ()
     tuning: Tuning | None = None
+    claims: Claims | None = None
 
     def block(self, number: int) -> Block:
         """The first block is 0; those under [[also]] follow, and inherit from it."""
@@ -160,22 +160,8 @@ class Sweep:
 
 def read_sweep(path: Path, runtime: Runtime) -> Sweep:
     """Read and check a sweep. Raises ConfigError naming the file, the line and the key."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(f"sweep {str(path)!r} cannot be read: {error.strerror}") from error
-    source = _Source(path, text)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    with source.errors():
-        file = SweepFile.model_validate(table)
+    file, blocks, source = _read(path)
     plans: dict[str, Plan] = {}
-    blocks = []
-    for number in range(1 + len(file.also)):
-        with source.errors(number):
-            blocks.append(file.block(number))
     for number, block in enumerate(blocks):
         for values in block.values():
             with source.errors(number):
@@ -185,6 +171,63 @@ def read_sweep(path: Path, runtime: Runtime) -> Sweep:
         with source.errors("tuning"):
             _check_tuning(file.tuning, plans)
     return Sweep(file, tuple(plans.values()))
+
+
+def read_claims(path: Path) -> NamedClaims | None:
+    """The claims of a sweep file, None where it names none; loads no pair. Raises ConfigError."""
+    file, blocks, source = _read(path)
+    if file.claims is None:
+        return None
+    points = []
+    for number, block in enumerate(blocks):
+        for values in block.values():
+            with source.errors(number):
+                points.append(_experiment(values, block.preset).model_dump(mode="json"))
+    return NamedClaims(str(path), file.name, file.claims, tuple(points), file.tuning is not None)
+
+
+def _read(path: Path) -> tuple[SweepFile, list[Block], Source]:
+    """The file, its blocks, and what says where in it an error is."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"sweep {str(path)!r} cannot be read: {error.strerror}") from error
+    source = Source(path, text)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    with source.errors():
+        file = SweepFile.model_validate(table)
+    blocks = []
+    for number in range(1 + len(file.also)):
+        with source.errors(number):
+            blocks.append(file.block(number))
+    if file.claims is not None:
+        with source.errors("claims"):
+            _check_claims(file.claims, blocks)
+    return file, blocks, source
+
+
+def _check_claims(claims: Claims, blocks: Sequence[Block]) -> None:
+    """Every claim is of rules and a keep that the sweep runs. Raises ConfigError."""
+    rules = {name for block in blocks for name in block.selectors}
+    keeps = {
+        keep
+        for block in blocks
+        for keep in block.grid.get("keep", [block.base.get("keep", Experiment().keep)])
+    }
+    for kind in ("primary", "secondary"):
+        for claim in getattr(claims, kind):
+            for name in (claim.rule, claim.reference):
+                if name not in rules:
+                    raise unknown_name(f"claims.{kind}", name, rules)
+            if claim.keep not in keeps:
+                named = ", ".join(f"{keep:g}" if isinstance(keep, float) else str(keep)
+                                  for keep in sorted(keeps, key=str))  # fmt: skip
+                raise ConfigError(
+                    f"claims.{kind}: keep {claim.keep:g} is not accepted: the sweep runs {named}"
+                )
 
 
 def _experiment(values: Mapping[str, Value], preset: str | None) -> Experiment:
@@ -227,65 +270,3 @@ def _check_ends(tuning: Tuning, experiment: Experiment) -> None:
                 Experiment.parse({**experiment.model_dump(mode="json"), name: value})
             except ConfigError as error:
                 raise ConfigError(f"tuning.ranges.{name}: {error}") from None
-
-
-Section = int | str
-"""A part of the file: a block by its number, or "tuning"."""
-
-
-class _Source:
-    """The file's text: says where in it an error is."""
-
-    def __init__(self, path: Path, text: str):
-        self.path = path
-        self.lines = [line.partition("#")[0] for line in text.splitlines()]
-        self.sections: list[Section] = []
-        """Of each line."""
-        block = 0
-        section: Section = 0
-        for line in self.lines:
-            if header := re.match(r"\s*\[\[?\s*([a-z]\w*)\s*(\.|\]\]?)", line):
-                name = header[1]
-                block += name == "also" and header[2] == "]]"
-                section = block if name == "also" else name if name == "tuning" else 0
-            self.sections.append(section)
-
-    @contextmanager
-    def errors(self, section: Section = 0) -> Iterator[None]:
-        """An error inside gets the place of what it names, looked for in that section first."""
-        try:
-            yield
-        except ValidationError as error:
-            items = error.errors()
-            line, words = one_line(error), []
-            for item in items:
-                if isinstance(item["input"], Mapping):  # the whole table says nothing
-                    line = line.replace(f": {item['input']!r} is not accepted", "", 1)
-                    words += _named(item["msg"].removeprefix("Value error, "))
-                words += reversed(item["loc"])
-            match items[0]["loc"]:
-                case ("tuning", *_):
-                    section = "tuning"
-                case ("also", int(number), *_):
-                    section = number + 1
-            line = line.replace("valid tuple", "valid list")
-            raise ConfigError(f"{self.place([*words, *_named(line)], section)}: {line}") from None
-        except ConfigError as error:
-            raise ConfigError(f"{self.place(_named(error), section)}: {error}") from None
-
-    def place(self, words: list[Any], section: Section) -> str:
-        """`file:line` of the first line that holds one of the words, else the file."""
-        inside = [number for number, found in enumerate(self.sections) if found == section]
-        for numbers in (inside, range(len(self.lines))):
-            for word in (word for word in words if isinstance(word, str)):
-                key = rf"(?<!\w){re.escape(word)}(?![\w.])"
-                for number in numbers:
-                    if re.search(key, self.lines[number]):
-                        return f"{self.path}:{number + 1}"
-        return str(self.path)
-
-
-def _named(error: object) -> list[str]:
-    """What an error quotes, then the key that it begins with."""
-    key = str(error).partition(":")[0]
-    return [*re.findall(r"'([^']+)'", str(error)), key, key.rpartition(".")[2]]

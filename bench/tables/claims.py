@@ -1,107 +1,196 @@
-"""The claims that the benchmark was made to test, each as one paired comparison of two rules.
+"""The claims of the sweeps, each as one paired comparison of two rules, and what became of it.
 
-The claims were named before any result: TA-OPD (arXiv 2605.26844) says that teachable tokens at a
-small budget do at least as well as all tokens, that they do better than the tokens which entropy or
-a divergence picks at the same budget, and that what is incompatible must not be trained on.
+A claim of superiority is shown where its difference is clearly above zero; one with a margin is of
+non-inferiority, shown where the difference is clearly above minus that margin. The primary claims
+are one Holm family, the secondary ones another. Pure: no input or output.
 """
 
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from typing import Literal
 
-from bench.core.keep_schedule import HEADLINE_KEEP
-from bench.core.stats import verdicts
+from bench.core.claims import Claim, NamedClaims
+from bench.core.files import canonical_json
+from bench.core.stats import CONFIDENCE, MIN_EFFECT, holm
 from bench.tables.leaderboard import compare, is_main
-from bench.tables.sheet import NONE, Sheet, difference_text, points
+from bench.tables.rows import regime_changes
+from bench.tables.sheet import NONE, Sheet, difference_text, interval_text, points
 from bench.tables.table import Comparison, Line, Table
 
 PUBLISHED = Path(__file__).parent / "published.toml"
 """What papers reported, as `published_sheet` reads it."""
 
-
-@dataclass(frozen=True)
-class Claim:
-    """What is said, and the two rules whose difference tells."""
-
-    words: str
-    rule: str
-    reference: str
-
-
-CLAIMS = (
-    Claim("teachable tokens do as well as all", "teachability", "full"),
-    Claim("better than by entropy", "teachability", "entropy"),
-    Claim("better than by divergence", "teachability", "forward_kl"),
-    Claim("better than incompatible ones", "teachability", "incompatible"),
-)
+Kind = Literal["primary", "secondary"]
+Outcome = Literal["shown", "not shown", "the opposite shown"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A claim in one table: the difference rule − reference at HEADLINE_KEEP."""
+    """A claim in one table: the difference rule − reference at the claim's keep."""
 
     claim: Claim
+    kind: Kind
+    named: NamedClaims
     table: Table
+    lines: tuple[Line, Line]
     difference: Comparison
+    outcome: Outcome = "not shown"
+    also: tuple[str, ...] = ()
+    """Tables in which the same runs answer the same claim: counted here alone."""
+
+    @property
+    def p_value(self) -> float:
+        """Of no difference, or of a difference of minus the margin; two-sided."""
+        assert self.difference.crossed is not None
+        return self.difference.crossed.p_value_of(-(self.claim.margin or 0.0))
+
+    @property
+    def runs(self) -> tuple[object, ...]:
+        """What the answer is made of: the runs of both rules, and the claim."""
+        common = set(self.lines[0].seeds) & set(self.lines[1].seeds)
+        ids = [sorted(r.run_id for r in line.runs if r.seed in common) for line in self.lines]
+        return (*map(tuple, ids), self.claim.margin)
 
 
-def answers(tables: Sequence[Table]) -> list[Answer]:
-    """Every claim in every table that holds its rules, with verdicts of one Holm family.
+def answers(tables: Sequence[Table], named: Sequence[NamedClaims]) -> list[Answer]:
+    """Every claim in every table of its sweep that holds its rules, each comparison once.
 
-    Tables of another K are left out: there, the default's claims would be asked again of a part of
-    the rules.
+    Where the same runs answer a claim twice (a tuning that kept the default), the first counts;
+    a primary claim goes before a secondary one.
     """
-    found = [
-        Answer(claim, table, difference)
-        for claim in CLAIMS
-        for table in tables
-        if not table.has_no_keep and "k" not in table.changes
-        if (difference := _difference(table, claim)) is not None and difference.crossed is not None
-    ]
-    judged = verdicts([answer.difference.crossed for answer in found if answer.difference.crossed])
+    found: dict[tuple[object, ...], Answer] = {}
+    for kind in ("primary", "secondary"):
+        for source in named:
+            for claim in getattr(source.claims, kind):
+                for table in tables:
+                    if not _is_of(table, source):
+                        continue
+                    answer = _answer(claim, kind, source, table)
+                    if answer is None:
+                        continue
+                    if (first := found.get(answer.runs)) is not None:
+                        also = (*first.also, f"{table.regime} on {table.pair}")
+                        answer = replace(first, also=also)
+                    found[answer.runs] = answer
     return [
-        replace(answer, difference=replace(answer.difference, verdict=verdict))
-        for answer, verdict in zip(found, judged, strict=True)
+        answer
+        for kind in ("primary", "secondary")
+        for answer in _judged([a for a in found.values() if a.kind == kind])
     ]
 
 
-def _difference(table: Table, claim: Claim) -> Comparison | None:
-    rule, reference = _line(table, claim.rule), _line(table, claim.reference)
-    return None if rule is None else compare(rule, reference)
+def _is_of(table: Table, named: NamedClaims) -> bool:
+    """Is the table one of that sweep's?"""
+    if table.has_no_keep:
+        return False
+    if named.is_tuned or table.tuning is not None:
+        return table.tuning is not None and table.tuning.sweep == named.sweep
+    here = (table.pair, canonical_json(table.changes))
+    return any(
+        (values["pair"], canonical_json(regime_changes(values))) == here
+        for values in named.experiments
+    )
 
 
-def _line(table: Table, selector: str) -> Line | None:
+def _answer(claim: Claim, kind: Kind, named: NamedClaims, table: Table) -> Answer | None:
+    rule, reference = (_line(table, name, claim.keep) for name in (claim.rule, claim.reference))
+    if rule is None or reference is None:
+        return None
+    difference = compare(rule, reference)
+    if difference is None or not difference.can_be_judged:
+        return None
+    return Answer(claim, kind, named, table, (rule, reference), difference)
+
+
+def _line(table: Table, selector: str, keep: float) -> Line | None:
     """The rule with its default parameters at that keep; `full` has none."""
     found = [
         line
         for line in table.arms(selector)
-        if not line.params and (selector == "full" or line.keep == HEADLINE_KEEP)
+        if not line.params and (selector == "full" or line.keep == keep)
     ]
     return found[0] if found else None
 
 
-def claims_sheet(asked: Sequence[Answer]) -> Sheet:
-    """Each claim in each regime and pair: difference, interval, seeds and verdict."""
+def _judged(family: Sequence[Answer]) -> list[Answer]:
+    """The answers with their outcomes: one Holm family."""
+    adjusted = holm([answer.p_value for answer in family])
+    return [
+        replace(answer, outcome=_outcome(answer, p_value))
+        for answer, p_value in zip(family, adjusted, strict=True)
+    ]
+
+
+def _outcome(answer: Answer, adjusted: float) -> Outcome:
+    """A claim of superiority also needs a difference of more than MIN_EFFECT, as a verdict does."""
+    distance = answer.difference.mean + (answer.claim.margin or 0.0)
+    least = MIN_EFFECT if answer.claim.margin is None else 0.0
+    if adjusted >= 1 - CONFIDENCE or abs(distance) <= least:
+        return "not shown"
+    return "shown" if distance > 0 else "the opposite shown"
+
+
+def claims_sheets(asked: Sequence[Answer]) -> list[Sheet]:
+    """The primary claims, then the secondary ones: difference, interval, seeds and outcome."""
+    return [
+        _claims_sheet(kind, family)
+        for kind in ("primary", "secondary")
+        if (family := [answer for answer in asked if answer.kind == kind])
+    ]
+
+
+def _claims_sheet(kind: Kind, family: Sequence[Answer]) -> Sheet:
     rows = tuple(
         (
             answer.claim.words, f"{answer.claim.rule} − {answer.claim.reference}",
+            f"{answer.claim.keep:g}",
+            NONE if answer.claim.margin is None else points(answer.claim.margin, False),
             answer.table.regime, answer.table.pair, str(answer.difference.seeds),
-            difference_text(answer.difference),
+            interval_text(answer.difference), answer.outcome,
         )
-        for answer in asked
+        for answer in family
     )  # fmt: skip
+    count = f"all {len(rows)} comparisons" if len(rows) > 1 else "the one comparison"
+    notes = [
+        f"Holm family: {count} of this table; differences are paired over common seeds and all "
+        "items, intervals are of one comparison. With a margin the claim is that the rule is no "
+        "worse by more than that: *shown* and *the opposite shown* are of a difference from minus "
+        f"the margin; without, of one from zero, of more than {100 * MIN_EFFECT:g} point.",
+    ]
+    notes += [_named_note(source, family) for source in _sources(family)]
+    notes += [
+        f"Counted once: {a.claim.rule} − {a.claim.reference} under {a.table.regime} on "
+        f"{a.table.pair} has the runs of {', '.join(a.also)} too."
+        for a in family
+        if a.also
+    ]
     return Sheet(
-        f"Claims, each by its own comparison, at keep {HEADLINE_KEEP:g}",
-        ("claim", "difference", "regime", "pair", "seeds", "points"),
+        f"{kind.capitalize()} claims",
+        ("claim", "difference", "keep", "margin", "regime", "pair", "seeds", "points", "outcome"),
         rows,
-        (
-            "What TA-OPD (arXiv 2605.26844) says; the claims were named before any result. "
-            "Differences are paired over common seeds and all items; Holm family: all "
-            f"{len(rows)} comparisons of this table. A tie under `do as well as all` is no proof "
-            "of equality: read the interval.",
-        ),
+        tuple(notes),
     )
+
+
+def _sources(family: Sequence[Answer]) -> list[NamedClaims]:
+    found: list[NamedClaims] = []
+    for answer in family:
+        if answer.named not in found:
+            found.append(answer.named)
+    return found
+
+
+def _named_note(source: NamedClaims, family: Sequence[Answer]) -> str:
+    """When the claims of a file were named, and whether any of the runs is older."""
+    runs = [run for a in family if a.named == source for line in a.lines for run in line.runs]
+    named = source.claims.named
+    ended = [getattr(run, "ended", None) for run in runs]
+    is_older = any(end is None or date.fromisoformat(end[:10]) < named for end in ended)
+    when = "after rows that they are tested on" if is_older else "before the first of its rows"
+    return f"Named on {named} in `{source.source}`, {when}."
 
 
 def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:

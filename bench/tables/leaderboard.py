@@ -15,10 +15,13 @@ import numpy as np
 from bench.core.config import PRESETS
 from bench.core.errors import ConfigError
 from bench.core.files import canonical_json
+from bench.core.moderated import seed_variances
 from bench.core.stats import (
-    crossed_difference,
+    crossed_mean,
     mean_estimate,
+    moderated_difference,
     probability_of_improvement,
+    sampling_variance,
     verdicts,
 )
 from bench.tables.rows import (
@@ -31,7 +34,7 @@ from bench.tables.rows import (
     regime_changes,
     regime_name,
 )
-from bench.tables.table import Comparison, Line, Table
+from bench.tables.table import Comparison, Line, Table, scores_of
 
 UNREAD: dict[str, tuple[str, ...]] = {
     "full": ("k", "keep", "scope", "min_keep_per_response", "ties"),
@@ -161,7 +164,7 @@ def _table(
             if made_of["seed"] not in {run.experiment["seed"] for run in arm}:
                 arm.append(row)
     several = {s for s, n in Counter(s for s, _ in {(s, p) for s, p, _ in arms}).items() if n > 1}
-    lines = [_arm(task, key, runs, key[0] in several) for key, runs in arms.items()]
+    lines = _moderated([_arm(task, key, runs, key[0] in several) for key, runs in arms.items()])
     full = next((line for line in lines if line.selector == "full"), None)
     random = {line.keep: line for line in lines if line.selector == "random"}
     lines = _judged([_compared(line, full, random.get(line.keep)) for line in lines])
@@ -184,9 +187,9 @@ def _arm(task: str, key: tuple[str, str, float], rows: Iterable[Row], show_param
     """One line. Parameters are shown where a table holds a rule with several of them."""
     selector, params, keep = key
     runs = tuple(sorted(rows, key=lambda row: row.seed))
-    score_SI = np.array([run.items["trained"][task] for run in runs])
+    score_SI = scores_of(runs, task)
     if len(runs) > 1:
-        low, high = crossed_difference(score_SI).ci95
+        low, high = crossed_mean(score_SI).ci95
     else:
         low, high = mean_estimate(score_SI[0].tolist()).ci95
     scores = [run.scores["trained"][task] for run in runs]
@@ -202,6 +205,18 @@ def _arm(task: str, key: tuple[str, str, float], rows: Iterable[Row], show_param
         keep=keep,
         runs=runs,
     )
+
+
+def _moderated(lines: Sequence[Line]) -> list[Line]:
+    """The lines with the variances of their seeds, each moderated by those of all."""
+    found = seed_variances(
+        [dict(zip(line.seeds, line.accuracy_S, strict=True)) for line in lines],
+        [line.selector in UNREAD for line in lines],
+        [sampling_variance(line.score_SI) if len(line.runs) > 1 else 0.0 for line in lines],
+    )
+    return [
+        replace(line, seed_variance=variance) for line, variance in zip(lines, found, strict=True)
+    ]
 
 
 def _baselines(task: str, rows: Sequence[Row]) -> tuple[list[Line], list[str]]:
@@ -230,13 +245,15 @@ def compare(line: Line, reference: Line | None) -> Comparison | None:
     common = sorted(set(line.seeds) & set(reference.seeds))
     if not common:
         return None
-    score_SI, other_SI = (
-        np.array([run.items["trained"][line.task] for run in arm.runs if run.seed in common])
-        for arm in (line, reference)
-    )
-    difference_SI = score_SI - other_SI
-    crossed = crossed_difference(difference_SI) if len(common) > 1 else None
-    return Comparison(float(difference_SI.mean()), len(common), crossed)
+    place = [[arm.seeds.index(seed) for seed in common] for arm in (line, reference)]
+    difference_SI = line.score_SI[place[0]] - reference.score_SI[place[1]]
+    crossed = None
+    if len(common) > 1:
+        assert line.seed_variance is not None and reference.seed_variance is not None
+        crossed = moderated_difference(difference_SI, line.seed_variance, reference.seed_variance)
+    has_more = set(line.seeds) != set(reference.seeds)
+    only_seeds = tuple(common) if has_more else ()
+    return Comparison(float(difference_SI.mean()), len(common), crossed, only_seeds=only_seeds)
 
 
 def _compared(line: Line, full: Line | None, random: Line | None) -> Line:
@@ -257,7 +274,7 @@ def _judged(lines: Sequence[Line]) -> list[Line]:
     open_ = {
         (number, name): comparison
         for number, name in places
-        if (comparison := getattr(lines[number], name)) and comparison.crossed
+        if (comparison := getattr(lines[number], name)) and comparison.can_be_judged
     }
     found = verdicts([comparison.crossed for comparison in open_.values()]) if open_ else []
     judged = list(lines)

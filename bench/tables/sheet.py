@@ -47,13 +47,18 @@ def points(value: float, sign: bool = True) -> str:
     return (f"{number:+.1f}" if sign and number else f"{number:.1f}").replace("-", "−")
 
 
-def difference_text(found: Comparison | None) -> str:
-    if found is None:
-        return NONE
+def interval_text(found: Comparison) -> str:
+    """A difference, its interval, and its seeds where these are not all; without a verdict."""
     if found.crossed is None:
-        return f"{points(found.mean)} (1 seed) {NONE}"
+        return f"{points(found.mean)} (1 seed)"
     low, high = (points(end) for end in found.crossed.ci95)
-    return f"{points(found.mean)} ({low} to {high}) {found.verdict}"
+    seeds = f"; seeds {seeds_text(found.only_seeds)}" if found.only_seeds else ""
+    return f"{points(found.mean)} ({low} to {high}{seeds})"
+
+
+def difference_text(found: Comparison | None) -> str:
+    """A difference, its interval, and its verdict where it gets one."""
+    return NONE if found is None else f"{interval_text(found)} {found.verdict or NONE}"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

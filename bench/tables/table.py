@@ -1,14 +1,20 @@
 """A table of results as data: comparisons, lines, tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from bench.core.moderated import MIN_SEEDS, SeedVariance
 from bench.core.stats import Difference, Verdict, paired_difference
 from bench.tables.rows import DEFAULTS, Row, Tuned, regime_name
+
+
+def scores_of(runs: Sequence[Row], task: str) -> np.ndarray:
+    """Scores of the trained students, float64: runs by items."""
+    return np.array([run.items["trained"][task] for run in runs], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,13 @@ class Comparison:
     crossed: Difference | None
     """None for one common seed, which has no interval over seeds."""
     verdict: Verdict | None = None
+    """None too with fewer than MIN_SEEDS common seeds."""
+    only_seeds: tuple[int, ...] = ()
+    """The common seeds, where one of the two has others beside them."""
+
+    @property
+    def can_be_judged(self) -> bool:
+        return self.crossed is not None and self.seeds >= MIN_SEEDS
 
 
 @dataclass(frozen=True)
@@ -42,14 +55,21 @@ class Line:
     vs_random: Comparison | None = None
     beats_random: float | None = None
     """Probability of improvement over random at the same keep."""
+    seed_variance: SeedVariance | None = None
+    """Of one seed's mean, moderated over the arms of the table; None for one seed."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.seed for run in self.runs)
 
     @cached_property
+    def score_SI(self) -> np.ndarray:
+        """Scores of the trained student, float64: seeds (in order) by items."""
+        return scores_of(self.runs, self.task)
+
+    @cached_property
     def accuracy_S(self) -> tuple[float, ...]:
-        return tuple(float(np.mean(run.items["trained"][self.task])) for run in self.runs)
+        return tuple(self.score_SI.mean(1).tolist()) if self.runs else ()
 
     @property
     def seed_sd(self) -> float | None:
@@ -139,6 +159,6 @@ class Table:
         return [line for line in self.lines if line.runs and selector in (None, line.selector)]
 
     def comparisons(self) -> list[Comparison]:
-        """The family of Holm's adjustment: every comparison that has an interval."""
+        """The family of Holm's adjustment: every comparison that gets a verdict."""
         return [c for line in self.lines for c in (line.vs_full, line.vs_random)
-                if c is not None and c.crossed is not None]  # fmt: skip
+                if c is not None and c.can_be_judged]  # fmt: skip

@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any
 
 from bench.core.keep_schedule import HEADLINE_KEEP
+from bench.core.moderated import MIN_SEEDS, TEST_VERSION
 from bench.core.stats import MIN_EFFECT, POWER
 from bench.tables.leaderboard import UNREAD
 from bench.tables.rows import Tuned, regime_changes, regime_name
@@ -19,7 +20,7 @@ HEADLINE = (
 
 HEADER = (
     "selector", "keep", "seeds", "accuracy %", "seed sd", "vs full", "vs random, same keep",
-    "P(beats random)", "realised keep", "no answer %", "cut off %", "tokens scored",
+    "P(beats random)", "realised keep", "clipped %", "no answer %", "cut off %", "tokens scored",
     "tokens trained", "training s", "peak MiB",
 )  # fmt: skip
 
@@ -27,7 +28,7 @@ HEADER = (
 def _cells(line: Line) -> tuple[str, ...]:
     rates = (points(line.parse_failure_rate, False), points(line.truncation_rate, False))
     if not line.runs:
-        return (line.label, NONE, NONE, points(line.accuracy, False), *[NONE] * 5, *rates,
+        return (line.label, NONE, NONE, points(line.accuracy, False), *[NONE] * 6, *rates,
                 *[NONE] * 4)  # fmt: skip
     return (
         line.label,
@@ -39,6 +40,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         difference_text(line.vs_random),
         NONE if line.beats_random is None else f"{line.beats_random:.2f}",
         f"{line.mean_of(lambda run: run.realised_keep):.4f}",
+        f"{100 * line.mean_of(lambda run: run.clipped_step_share):.0f}",
         *rates,
         f"{line.mean_of(lambda run: run.tokens['scored']):,.0f}",
         f"{line.mean_of(lambda run: run.tokens['trained']):,.0f}",
@@ -80,9 +82,17 @@ def _notes(table: Table) -> list[str]:
     if borrowed := _borrowed(table):
         notes.append(f"Runs of a regime that trains them alike: {'; '.join(borrowed)}.")
     notes.append(
-        f"Holm family: {family} comparison{'' if family == 1 else 's'}; a difference of at most "
-        f"{100 * MIN_EFFECT:g} point is a tie."
+        f"Verdicts: test version {TEST_VERSION}, seeds and items both drawn; Holm family: {family} "
+        f"comparison{'' if family == 1 else 's'}; a difference of at most {100 * MIN_EFFECT:g} "
+        f"point is a tie, fewer than {MIN_SEEDS} common seeds get no verdict."
     )
+    if any(c is not None and c.only_seeds for line in table.lines
+           for c in (line.vs_full, line.vs_random)):  # fmt: skip
+        notes.append(
+            "Accuracies are over all seeds of a line; a difference that names seeds is over those, "
+            "which both have, so it is not the difference of the two accuracies."
+        )
+    notes.append("Clipped: share of the training steps whose gradient was cut to the largest norm.")
     notes += _tuning_notes(table)
     notes.append(f"Checkpoint: last step of a fixed horizon ({table.steps} steps).")
     machines = sorted({(run.provenance.get("device", "?"), run.provenance.get("threads", "?"))
@@ -216,6 +226,6 @@ def _headline_cells(line: Line | None) -> tuple[str, str, str]:
         return (NONE, NONE, NONE)
     if not line.runs:
         return (points(line.accuracy, False), NONE, NONE)
-    both = [NONE if c is None else f"{points(c.mean)} {c.verdict or '(1 seed)'}"
+    both = [NONE if c is None else f"{points(c.mean)} {c.verdict or NONE}"
             for c in (line.vs_full, line.vs_random)]  # fmt: skip
     return (_short(line), both[0], both[1])

@@ -1,15 +1,27 @@
-"""The claims: each one comparison, in one Holm family; and reported numbers, marked as such."""
+"""The claims of the sweeps: each one comparison, in a family of its kind; reported numbers."""
+
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
 from planted_rows import PUBLISHED, planted, row, tables_of
 
-from bench.core.stats import crossed_difference, holm
+from bench.core.claims import Claim, Claims, NamedClaims
+from bench.core.stats import holm, moderated_difference
+from bench.sweep.sweep_file import read_claims
 from bench.tables import claims, pages
-from bench.tables.claims import CLAIMS, answers
+from bench.tables.claims import answers
 
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 EFFECTS = {"full": 0.05, "teachability": 0.05, "entropy": 0.05, "forward_kl": -0.1,
            "incompatible": 0.2, "random": 0.0}  # fmt: skip
+FOUR = (
+    Claim(words="as well as all", rule="teachability", reference="full", margin=0.02),
+    Claim(words="better than by entropy", rule="teachability", reference="entropy"),
+    Claim(words="better than by divergence", rule="teachability", reference="forward_kl"),
+    Claim(words="better than incompatible ones", rule="teachability", reference="incompatible"),
+)
 
 
 def world(seeds=4, effects=EFFECTS, **fields):
@@ -21,11 +33,22 @@ def world(seeds=4, effects=EFFECTS, **fields):
     ]
 
 
-def test_each_claim_is_the_paired_difference_of_its_two_rules_at_the_headline_keep():
+def named(rows, primary=FOUR, secondary=(), is_tuned=False):
+    """The claims of a sweep that ran these rows."""
+    found = Claims(named=date(2026, 11, 26), primary=primary, secondary=secondary)
+    return NamedClaims("sweeps/x.toml", "x", found, [r["experiment"] for r in rows], is_tuned)
+
+
+def asked(rows, **changes):
+    return answers(tables_of(rows), [named(rows, **changes)])
+
+
+def test_each_claim_is_the_paired_difference_of_its_two_rules_at_its_keep():
     rows = world()
-    found = {answer.claim.reference: answer.difference for answer in answers(tables_of(rows))}
-    assert {name: d.verdict for name, d in found.items()} == {
-        "full": "tie", "entropy": "tie", "forward_kl": "better", "incompatible": "worse",
+    found = {answer.claim.reference: answer for answer in asked(rows)}
+    assert {name: answer.outcome for name, answer in found.items()} == {
+        "full": "shown", "entropy": "not shown", "forward_kl": "shown",
+        "incompatible": "the opposite shown",
     }  # fmt: skip
     scores = {
         name: np.array(
@@ -34,53 +57,109 @@ def test_each_claim_is_the_paired_difference_of_its_two_rules_at_the_headline_ke
         )
         for name in ("teachability", "forward_kl")
     }  # fmt: skip
-    expected = crossed_difference(scores["teachability"] - scores["forward_kl"])
-    assert found["forward_kl"].crossed == expected
+    rule, reference = found["forward_kl"].lines
+    expected = moderated_difference(
+        scores["teachability"] - scores["forward_kl"], rule.seed_variance, reference.seed_variance
+    )
+    assert found["forward_kl"].difference.crossed == expected
+    wide = [claim.model_copy(update={"keep": 0.2}) for claim in FOUR]
+    assert {line.keep for a in asked(rows, primary=wide) for line in a.lines} == {0.2, 1.0}
 
 
-def test_the_family_is_the_whole_sheet():
-    """A difference that is clear within its own table is a tie where eight are asked."""
-    effects = {"full": 0.05, "teachability": 0.05, "entropy": 0.02, "forward_kl": 0.011,
+@pytest.mark.parametrize(
+    "effect, outcome",
+    [(0.05, "shown"), (0.03, "shown"), (0.01, "not shown"), (-0.02, "the opposite shown")],
+)
+def test_a_margin_is_what_non_inferiority_is_tested_against(effect, outcome):
+    """`full` has 0.03: equal is shown, two points below is neither, five below is the opposite."""
+    rows = world(5, {"full": 0.03, "teachability": effect, "random": 0.0})
+    (answer,) = asked(rows, primary=FOUR[:1])
+    assert answer.outcome == outcome
+    crossed = answer.difference.crossed
+    assert answer.p_value == pytest.approx(crossed.p_value_of(-0.02))
+    without = [FOUR[0].model_copy(update={"margin": None})]
+    (superior,) = asked(rows, primary=without)
+    assert superior.p_value == crossed.p_value
+    assert (superior.outcome == "shown") == (effect == 0.05)
+
+
+def test_a_clear_difference_under_a_point_shows_no_superiority():
+    rows = world(5, {"full": 0.0, "teachability": 0.008, "entropy": 0.0, "random": 0.0}, items=3000)
+    (answer,) = asked(rows, primary=FOUR[1:2])
+    assert abs(answer.difference.mean) < 0.01 and answer.outcome == "not shown"
+
+
+def test_primary_and_secondary_claims_are_two_families():
+    effects = {"full": 0.05, "teachability": 0.05, "entropy": 0.02, "forward_kl": 0.03,
                "incompatible": 0.026}  # fmt: skip
     pairs = ("tiny-qwen3", "tiny-qwen2.5")
-    asked = answers(tables_of([r for pair in pairs for r in world(3, effects, pair=pair)]))
-    p_values = [answer.difference.crossed.p_value for answer in asked]
-    for answer, adjusted in zip(asked, holm(p_values), strict=True):
-        is_clear = adjusted < 0.05 and abs(answer.difference.mean) > 0.01
-        assert (answer.difference.verdict != "tie") == is_clear
-    by_table = {
-        pair: holm([p for a, p in zip(asked, p_values, strict=True) if a.table.pair == pair])
-        for pair in pairs
-    }
-    clear = sum(p < 0.05 for adjusted in by_table.values() for p in adjusted)
-    assert len(asked) == 8 and clear > sum(p < 0.05 for p in holm(p_values))
+    rows = [r for pair in pairs for r in world(3, effects, pair=pair)]
+    found = asked(rows, primary=FOUR[:1], secondary=FOUR[1:])
+    assert [answer.kind for answer in found] == ["primary"] * 2 + ["secondary"] * 6
+    for kind in ("primary", "secondary"):
+        family = [answer for answer in found if answer.kind == kind]
+        adjusted = holm([answer.p_value for answer in family])
+        for answer, p_value in zip(family, adjusted, strict=True):
+            distance = answer.difference.mean + (answer.claim.margin or 0)
+            is_clear = p_value < 0.05 and abs(distance) > (0 if answer.claim.margin else 0.01)
+            assert (answer.outcome != "not shown") == is_clear
+    together = holm([answer.p_value for answer in found])
+    apart = holm([a.p_value for a in found[:2]]) + holm([a.p_value for a in found[2:]])
+    assert sum(together) > sum(apart)
 
 
-def test_tables_without_the_rules_other_k_and_parameters_ask_nothing():
-    assert answers(tables_of(world(3, {"full": 0.0, "random": 0.0}))) == []
-    assert answers(tables_of(world(3, {"full": 0.0, "teachability": 0.0}, k=32))) == []
-    assert answers(tables_of(world(1))) == []  # one seed has no interval over seeds
+def test_the_same_runs_answer_once():
+    rows = world()
+    twice = [named(rows), named(rows, primary=FOUR[1:], secondary=FOUR[:1])]
+    found = answers(tables_of(rows), twice)
+    assert len(found) == 4 and {a.kind for a in found} == {"primary"}
+    assert all(a.also == ("default on tiny-qwen3",) for a in found)
+    sheet = claims.claims_sheets(found)[0]
+    assert len(sheet.rows) == 4 and "Counted once" in " ".join(sheet.notes)
+
+
+def test_tables_of_other_sweeps_without_the_rules_and_parameters_ask_nothing():
+    rows = world(3)
+    assert answers(tables_of(rows), [named(world(3, k=32))]) == []
+    assert answers(tables_of(rows), [named(rows, is_tuned=True)]) == []
+    assert asked(world(3, {"full": 0.0, "random": 0.0})) == []
+    assert asked(world(2)) == []  # two seeds get no verdict
+    assert len(asked(world(3, k=32))) == 4
     special = world(3, {"full": 0.0, "teachability": 0.0}, selector_params={"norm": "none"})
     with_params = [r for r in special if r["experiment"]["selector"] == "teachability"]
-    assert answers(tables_of(with_params + world(3, {"full": 0.0}))) == []
+    assert asked(with_params + world(3, {"full": 0.0})) == []
 
 
-def test_the_sheet_says_claim_regime_pair_seeds_and_interval():
-    tables = tables_of(world(pair="tiny-qwen3") + world(pair="tiny-qwen3", objective="forward_kl"))
-    made = pages.documents(tables, "source = []")["leaderboard.md"].decode()
-    section = made[made.index("## Claims") :].split("\n## ")[0]
-    assert section.count("| tiny-qwen3 | 4 |") == 2 * len(CLAIMS)
-    assert section.count("objective=forward_kl") == len(CLAIMS)
-    assert "**better**" in section and "all 8 comparisons" in section
-    without = pages.documents(tables_of(world(3, {"full": 0.0})), "source = []")
-    assert b"## Claims" not in without["leaderboard.md"]
+def test_the_sheet_says_claim_margin_regime_pair_seeds_interval_and_outcome():
+    rows = world(pair="tiny-qwen3") + world(pair="tiny-qwen3", objective="forward_kl")
+    made = pages.documents(tables_of(rows), "source = []", [named(rows)])
+    section = made["leaderboard.md"].decode().split("## Primary claims")[1].split("\n## ")[0]
+    assert section.count("| tiny-qwen3 | 4 |") == 2 * len(FOUR)
+    assert section.count("objective=forward_kl") == len(FOUR)
+    assert "all 8 comparisons" in section and section.count("| 2.0 |") == 2
+    assert section.count("| the opposite shown |") == 2
+    assert "Named on 2026-11-26 in `sweeps/x.toml`, after rows" in section
+    without = pages.documents(tables_of(rows), "source = []")
+    assert b"claims" not in without["leaderboard.md"]
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.reference)
-def test_the_rules_of_the_claims_are_registered(claim):
+@pytest.mark.parametrize(
+    "file", [path for path in sorted(SWEEPS.glob("*.toml")) if "[claims]" in path.read_text()],
+    ids=lambda path: path.stem,
+)  # fmt: skip
+def test_the_committed_claims_are_of_registered_rules(file):
     from bench.selection.registry import selector_names
 
-    assert {claim.rule, claim.reference} <= set(selector_names())
+    found = read_claims(file).claims
+    for claim in (*found.primary, *found.secondary):
+        assert {claim.rule, claim.reference} <= set(selector_names())
+
+
+def test_the_primary_claims_are_the_papers_four():
+    found = read_claims(SWEEPS / "retention.toml").claims
+    assert [claim.reference for claim in found.primary] == [claim.reference for claim in FOUR]
+    assert [claim.margin for claim in found.primary] == [0.02, None, None, None]
+    assert {c.reference for c in found.secondary} == {"tip", "reverse_kl", "teachability_split"}
 
 
 def test_reported_numbers_are_marked_and_never_enter_ours():

@@ -51,7 +51,7 @@ def family(values=(0.0, 0.2, 0.7), **fields):
         found
         for value in values
         for found in planted(
-            3, (0.05,), 3, {"fragile": -0.4 * value, "steady": 0.0}, pair=PAIRS[value],
+            4, (0.05,), 4, {"fragile": -0.4 * value, "steady": 0.0}, pair=PAIRS[value],
             facts={"share": value}, c=(1 - value / 10, 0.5, 1.0), **fields,
         )
     ]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted_rows import PUBLISHED, STEPS, only, planted, row, tables_of, text
 
-from bench.core.stats import crossed_difference
+from bench.core.stats import moderated_difference
 from bench.tables import figures, pages, sheet, table_sheets
 from bench.tables.leaderboard import make_tables
 from bench.tables.rows import read_rows, regime_name
@@ -40,10 +40,13 @@ def test_a_difference_is_of_common_seeds_alone():
         (r["experiment"]["selector"], r["experiment"]["seed"]): r["items"]["trained"]["tiny_math"]
         for r in rows
     }
-    expected = crossed_difference(
-        [np.subtract(score["better", seed], score["full", seed]) for seed in range(3)]
+    expected = moderated_difference(
+        [np.subtract(score["better", seed], score["full", seed]) for seed in range(3)],
+        line.seed_variance,
+        full.seed_variance,
     )
     assert line.vs_full.crossed == expected
+    assert full.seed_variance.degrees_of_freedom > line.seed_variance.degrees_of_freedom - 6
     assert line.accuracy == pytest.approx(np.mean([score["better", s] for s in range(3)]))
     assert full.accuracy == pytest.approx(np.mean([score["full", s] for s in range(5)]))
     assert full.seed_sd == pytest.approx(np.std(full.accuracy_S, ddof=1))
@@ -58,6 +61,34 @@ def test_one_common_seed_has_a_difference_and_no_verdict():
     assert line.seed_sd is None and line.beats_random is None
     assert sheet.difference_text(line.vs_full).endswith("(1 seed) —")
     assert not table.comparisons()
+
+
+def test_two_common_seeds_have_an_interval_and_no_verdict():
+    (table,) = tables_of(planted(2, keeps=(0.05,)))
+    found = only(table, "better").vs_full
+    assert found.seeds == 2 and found.crossed is not None and found.verdict is None
+    assert sheet.difference_text(found).endswith("; seeds 0, 1) —")
+    assert [c.verdict for c in table.comparisons()] == ["tie"], "random and full, of five seeds"
+    assert "get no verdict" in " ".join(table_sheets.table_sheet(table).notes)
+
+
+def test_a_difference_of_some_seeds_names_them():
+    (table,) = tables_of(planted(3, keeps=(0.05,)))
+    line = only(table, "better")
+    assert line.vs_full.only_seeds == (0, 1, 2)
+    assert "; seeds 0–2)" in sheet.difference_text(line.vs_full)
+    assert "not the difference of the two accuracies" in " ".join(
+        table_sheets.table_sheet(table).notes
+    )
+    (equal,) = tables_of(planted(5, keeps=(0.05,)))
+    assert only(equal, "better").vs_full.only_seeds == ()
+    assert "accuracies" not in " ".join(table_sheets.table_sheet(equal).notes)
+
+
+def test_the_share_of_clipped_steps_stands_in_the_table():
+    (table,) = tables_of(planted(3, keeps=(0.05,)))
+    place = table_sheets.HEADER.index("clipped %")
+    assert {r[place] for r in table_sheets.table_sheet(table).rows} == {"—", "25"}
 
 
 @pytest.mark.parametrize(
@@ -117,9 +148,9 @@ def test_a_field_that_a_row_lacks_is_at_its_default():
 
 
 def test_rules_that_set_their_own_budget_are_kept_out_of_the_matched_tables():
-    rows = planted(2, keeps=(0.05,))
-    rows += [row("min_gap", 1.0, seed, 0.05, realised=0.03) for seed in (0, 1)]
-    rows += [row("entropy", 1.0, seed) for seed in (0, 1)]  # a budget of all tokens is a budget
+    rows = planted(3, keeps=(0.05,))
+    rows += [row("min_gap", 1.0, seed, 0.05, realised=0.03) for seed in range(3)]
+    rows += [row("entropy", 1.0, seed) for seed in range(3)]  # a budget of all tokens is a budget
     scores, own = tables_of(rows)
     assert not scores.arms("min_gap") and scores.arms("entropy")
     assert own.has_no_keep and not own.arms("random")
@@ -152,11 +183,11 @@ def test_a_rule_that_leaves_budget_unspent_is_named():
 
 def test_a_schedule_is_a_regime_with_its_own_references():
     keep = "linear(0.5, 0.1)"
-    rows = planted(2, keeps=(0.05,))
-    rows += [row(name, keep, seed, effect) for seed in (0, 1)
+    rows = planted(3, keeps=(0.05,))
+    rows += [row(name, keep, seed, effect) for seed in range(3)
              for name, effect in (("random", 0.0), ("better", 0.05))]  # fmt: skip
     default, scheduled = tables_of(rows)
-    assert default == tables_of(planted(2, keeps=(0.05,)))[0]
+    assert default == tables_of(planted(3, keeps=(0.05,)))[0]
     assert scheduled.regime == f"keep={keep}" and not scheduled.has_no_keep
     assert [line.label for line in scheduled.arms()] == ["full", "better", "random"]
     line = only(scheduled, "better", 0.3)

@@ -39,30 +39,34 @@ def test_order_of_rows_files_and_duplicates_changes_no_byte():
 
 
 GOLDEN = f"""\
-| untrained | — | — | 20.0 | — | — | — | — | — | 2.0 | 1.0 | — | — | — | — |
-| teacher | — | — | 100.0 | — | — | — | — | — | 2.0 | 1.0 | — | — | — | — |
-| full | 1 | 2 | 60.0 | 28.3 | — | — | — | 1.0000 | 2.0 | 1.0 | 40,000 | 40,000 | 20 | 701 |
-| new | 0.05 | 2 | 100.0 | 0.0 | +40.0 (−75.1 to +155.1) tie | +60.0 (−8.0 to +128.0) tie | 1.00 \
-| 0.0500 | 2.0 | 1.0 | 40,000 | 2,000 | 20 | 701 |
-| random | 0.05 | 2 | 40.0 | 0.0 | −20.0 (−274.1 to +234.1) tie | — | — | 0.0500 | 2.0 | 1.0 \
-| 40,000 | 2,000 | 20 | 701 |
+| untrained | — | — | 20.0 | — | — | — | — | — | — | 2.0 | 1.0 | — | — | — | — |
+| teacher | — | — | 100.0 | — | — | — | — | — | — | 2.0 | 1.0 | — | — | — | — |
+| full | 1 | 3 | 60.0 | 20.0 | — | — | — | 1.0000 | 25 | 2.0 | 1.0 | 40,000 | 40,000 | 20 | 702 \
+|
+| new | 0.05 | 3 | 100.0 | 0.0 | +40.0 (−36.4 to +116.4) tie | +66.7 (−12.5 to +145.9) tie | \
+1.00 | 0.0500 | 25 | 2.0 | 1.0 | 40,000 | 2,000 | 20 | 702 |
+| random | 0.05 | 3 | 33.3 | 11.5 | −26.7 (−78.7 to +25.4) tie | — | — | 0.0500 | 25 | 2.0 | 1.0\
+ | 40,000 | 2,000 | 20 | 702 |
 
 5 items; every seed's checkpoint answers all of them. Smallest effect found with 80 % power \
-(points, median over rows): for one comparison at 5 %, over 100 against full, 92.1 against random; \
-at Holm's first step (5 % / 3), over 100 against full, over 100 against random. Seeds: full 0, 1; \
-random at keep 0.05 0, 1. Holm family: 3 comparisons; a difference of at most 1 point is a tie. \
+(points, median over rows): for one comparison at 5 %, 84.9 against full, over 100 against \
+random; at Holm's first step (5 % / 3), over 100 against full, over 100 against random. Seeds: \
+full 0–2; random at keep 0.05 0–2. Verdicts: test version 1, seeds and items both drawn; Holm \
+family: 3 comparisons; a difference of at most 1 point is a tie, fewer than 3 common seeds get \
+no verdict. Clipped: share of the training steps whose gradient was cut to the largest norm. \
 Checkpoint: last step of a fixed horizon ({STEPS} steps). Ran on: cpu (threads: 1).
 """
-"""Worked by hand: new - full is [0 0 1 1 1] and [0 0 0 0 1], so MS_seed 0.4, MS_item 0.35, MS_res
-0.15, Var(mean) 0.6/10, 1.83 degrees of freedom; new - random has 0.6/10 and 4; random - full has
-0.4/10 and 1. With 4 degrees of freedom a noncentral t of 3.761 exceeds 2.776 with 80 %."""
+"""Worked by hand: new - full is 0.4, with MS_item 0.567 and MS_res 0.117 over 15 cells, so 0.03 of
+the items; `full` has 0.04 over its seeds, drawn to 0.034, a third of it in the mean, and `new`
+nothing: 0.0413, an error of 0.203. Three arms as unlike as these lend each other 0.34 degrees of
+freedom: t with 2.34, 3.76 times the error."""
 
 
 def test_golden_markdown_of_a_tiny_world():
     scores = {
-        ("full", 1.0): ([1, 1, 0, 0, 0], [1, 1, 1, 1, 0]),
-        ("random", 0.05): ([1, 1, 0, 0, 0], [1, 1, 0, 0, 0]),
-        ("new", 0.05): ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]),
+        ("full", 1.0): ([1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]),
+        ("random", 0.05): ([1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 0, 0, 0]),
+        ("new", 0.05): ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]),
     }
     rows = []
     for (name, keep), by_seed in scores.items():
