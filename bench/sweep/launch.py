@@ -19,15 +19,14 @@ from typing import Any
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import BenchError, ConfigError, RunInUse, Stopped
 from bench.core.files import write_json, write_text
-from bench.core.parent import stop_with
+from bench.core.parent import GRACE_S, stop_with
 from bench.core.processes import leave_group
 from bench.core.records import RunFolder, RunRecord
+from bench.core.stopping import StopRequest
 from bench.run.plan import make_plan
 from bench.run.run_experiment import OnCurve, run_experiment
 
 POLL_S = 1.0
-GRACE_S = 600
-"""Seconds that a run which was asked to stop has for finishing its step and saving."""
 LAST_LINES = 5
 
 
@@ -58,14 +57,15 @@ def run_launched(launch: str, experiment: Experiment, runtime: Runtime) -> RunRe
             "parent": os.getpid(),
         }
         write_json(job, values)
-        process = _start(launch, job, log)
-        try:
-            process.wait()
-        except BaseException:  # Stopped, raised by a signal's handler
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-            _wait_until_free(plan.folder)
-            raise
+        with StopRequest().installed():
+            process = _start(launch, job, log)
+            try:
+                process.wait()
+            except BaseException:  # StopNow, raised by a signal's handler
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+                _wait_until_free(plan.folder)
+                raise
         if plan.folder.state == "done":
             return plan.folder.read_record()
         said = job.with_suffix(".error")
@@ -84,7 +84,11 @@ def _start(launch: str, job: Path, log: Path) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_S), **os.environ, "PATH": path},
+                env={
+                    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(GRACE_S)),
+                    **os.environ,
+                    "PATH": path,
+                },
                 start_new_session=True,
             )
     except OSError as error:

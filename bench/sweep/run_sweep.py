@@ -18,6 +18,7 @@ from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.core.progress import open_progress
 from bench.core.records import find_row
+from bench.core.stopping import StopRequest
 from bench.sweep import tuning
 from bench.sweep.storage import (
     close_study,
@@ -94,16 +95,20 @@ def _work_off(
         raise kind(f"{count} trials are left undone: {reason}")
 
 
-def work_here(path: Path, storage: str | None, runtime: Runtime, launch: str | None) -> None:
+def work_here(
+    stop: StopRequest, path: Path, storage: str | None, runtime: Runtime, launch: str | None
+) -> None:
     """What a worker process does: the sweep's trials."""
     sweep = read_sweep(path, runtime)
     points = tuning.tuned(sweep, runtime) if sweep.file.tuning else sweep
-    work(points, storage, runtime, launch)
+    work(points, storage, runtime, launch, stop)
 
 
-def tune_here(path: Path, storage: str | None, runtime: Runtime, launch: str | None) -> None:
+def tune_here(
+    stop: StopRequest, path: Path, storage: str | None, runtime: Runtime, launch: str | None
+) -> None:
     """What a worker process does first, where rules are tuned."""
-    tuning.tune(read_sweep(path, runtime), storage, runtime, launch)
+    tuning.tune(read_sweep(path, runtime), storage, runtime, launch, stop)
 
 
 @contextmanager

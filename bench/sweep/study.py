@@ -17,6 +17,7 @@ from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import ConfigError, RunInUse, Stopped
 from bench.core.files import canonical_json, digest8
 from bench.core.records import find_row
+from bench.core.stopping import StopRequest
 from bench.sweep.launch import execute
 from bench.sweep.storage import TrialFault, fail_stale_trials, history, open_study, refuse_deadly
 from bench.sweep.sweep_file import Sweep
@@ -140,10 +141,20 @@ def varying_fields(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
     return found
 
 
-def work(sweep: Sweep, storage: str | None, runtime: Runtime, launch: str | None = None) -> None:
-    """One worker: run trials until none waits and none may come back. Raises Stopped."""
+def work(
+    sweep: Sweep,
+    storage: str | None,
+    runtime: Runtime,
+    launch: str | None = None,
+    stop: StopRequest | None = None,
+) -> None:
+    """One worker: run trials until none waits and none may come back. Raises Stopped, inside a run
+    and, where `stop` was asked, between two.
+    """
+    stop = stop or StopRequest()
     found = SweepStudy(sweep, storage, runtime)
     while True:
+        stop.check()
         found.gate.acquire()
         try:
             found.recover()

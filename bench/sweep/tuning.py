@@ -20,6 +20,7 @@ from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import ConfigError, Stopped
 from bench.core.files import digest8, write_json
 from bench.core.keep_schedule import keep_name
+from bench.core.stopping import StopRequest
 from bench.run.plan import make_plan, slug
 from bench.sweep.launch import execute
 from bench.sweep.storage import (
@@ -94,17 +95,27 @@ def tuned_on(experiment: Experiment, tuning: Tuning) -> Experiment:
     return experiment.model_copy(update=changes)
 
 
-def tune(sweep: Sweep, storage: str | None, runtime: Runtime, launch: str | None = None) -> None:
-    """One worker: tune every cell until each has had its trials, whoever ran them."""
+def tune(
+    sweep: Sweep,
+    storage: str | None,
+    runtime: Runtime,
+    launch: str | None = None,
+    stop: StopRequest | None = None,
+) -> None:
+    """One worker: tune every cell until each has had its trials, whoever ran them. Raises Stopped,
+    inside a run and, where `stop` was asked, between two.
+    """
+    stop = stop or StopRequest()
     tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
     assert tuning is not None
     todo = cells(sweep)
     while todo:
         for name, cell in list(todo.items()):
+            stop.check()
             try:
                 with folder.lock(cell):
                     study = _study(cell, tuning, storage, folder)
-                    tune_cell(cell, tuning, study, runtime, launch)
+                    tune_cell(cell, tuning, study, runtime, launch, stop)
             except Timeout:
                 continue
             del todo[name]
@@ -149,7 +160,12 @@ def make_pruner(tuning: Tuning, steps: int) -> optuna.pruners.BasePruner:
 
 
 def tune_cell(
-    cell: Cell, tuning: Tuning, study: optuna.Study, runtime: Runtime, launch: str | None = None
+    cell: Cell,
+    tuning: Tuning,
+    study: optuna.Study,
+    runtime: Runtime,
+    launch: str | None = None,
+    stop: StopRequest | None = None,
 ) -> None:
     """Trials until the cell has had its number of them (its lock held). Raises Stopped.
 
@@ -192,6 +208,8 @@ def tune_cell(
         for point in tuning.grid():
             study.enqueue_trial(point, skip_if_exists=True)
     while (spent := len(_counted(study))) < tuning.trials:
+        if stop is not None:
+            stop.check()
         study.sampler = make_sampler(tuning, spent)
         study.optimize(objective, n_trials=1, catch=(TrialFault,))
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -13,6 +14,7 @@ from typing import Any
 
 from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.core.parent import stop_with
+from bench.core.stopping import StopRequest
 
 POLL_S = 1.0
 """Seconds between looks at what the workers do."""
@@ -71,12 +73,13 @@ class _Crew:
 def run_workers(
     work: Work, arguments: tuple[Any, ...], workers: int, refresh: Callable[[], object]
 ) -> None:
-    """Run `work(*arguments)` in so many processes until all have returned.
+    """Run `work(stop, *arguments)` in so many processes until all have returned.
 
-    `work` is a function of a module. `refresh()` is called about once a second and says how far
-    things are. Ctrl-C and SIGTERM are passed on once; raises Stopped when a worker stopped because
-    of them. Processes that die are replaced; raises the BenchError that ended a worker, or one that
-    says that they die in vain, when the others have returned.
+    `work` is a function of a module; it calls `stop.check()` where it can stop. `refresh()` is
+    called about once a second and says how far things are. Ctrl-C and SIGTERM are passed on once;
+    raises Stopped when a worker stopped because of them. Processes that die are replaced; raises
+    the BenchError that ended a worker, or one that says that they die in vain, when the others have
+    returned.
     """
     with _crew(work, arguments, workers) as crew:
         deaths, far = 0, refresh()
@@ -150,18 +153,28 @@ def _start(
 def _main(work: Work, arguments: tuple[Any, ...], parent: int, mouth: Connection) -> None:
     os.setsid()  # Ctrl-C reaches the parent alone, which asks its workers once
     stop_with(parent, is_parent=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_now)
+    code = 0
     try:
-        work(*arguments)
+        # Between runs a signal is a request: an exception could land in a transaction of the
+        # database, or in a library's start of a thread. Inside a run its own handler is in place.
+        with StopRequest().installed() as stop, stop.deferred():
+            work(stop, *arguments)
     except Stopped:
-        sys.exit(Stopped.exit_code)
+        code = Stopped.exit_code
     except BenchError as error:
+        code = error.exit_code
         kind = ConfigError if isinstance(error, ConfigError) else BenchError
         mouth.send(kind(str(error)))
-        sys.exit(error.exit_code)
+    except BaseException:
+        code = 1
+        traceback.print_exc()
+    _leave(code, mouth)
 
 
-def _stop_now(number: int, frame: object) -> None:
-    """Between runs there is nothing to save; inside one, the engine's own handler is in place."""
-    raise Stopped("stopped between trials")
+def _leave(code: int, mouth: Connection) -> None:
+    """End this process now, whatever threads a library has left running in it."""
+    mouth.close()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever reads may be gone
+            stream.flush()
+    os._exit(code)

@@ -73,7 +73,7 @@ def test_rows_from_many_processes_are_each_there_once(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(timeout=200)
     found = [json.loads(line)["run_id"] for line in rows.read_text().splitlines()]
     assert sorted(found) == sorted(f"{w}-{run}" for w in range(2) for run in range(20))
 

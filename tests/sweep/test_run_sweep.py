@@ -23,14 +23,31 @@ from bench.sweep.study import SweepStudy
 from bench.sweep.sweep_file import read_sweep
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays():
+    """Of a test that failed: its sweep is killed, and the workers leave after it."""
+    yield
+    for process in STARTED:
+        process.kill()
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()
+        process.wait(timeout=60)
+    STARTED.clear()
+
+
 def start(path, folder, *more):
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [
             sys.executable, "-m", "bench", "sweep", str(path), "--workers", "2", "--device", "cpu",
             "--runs-dir", str(folder / "runs"), "--checkpoint-every", "2", *more,
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 def metrics(folder):
@@ -88,10 +105,10 @@ def test_two_workers_and_random_kills_end_with_each_trial_done_once(tmp_path, st
     else:
         raise AssertionError(f"killed {kills}, requeued {requeued}")
     process.send_signal(signal.SIGKILL)  # and the parent too; its workers save and leave
-    process.communicate()
+    process.communicate(timeout=200)
     done = start(path, tmp_path, *more, "--json")
     out, err = done.communicate(timeout=300)
-    assert done.returncode == 0, err
+    assert done.returncode == 0, err + out
     status = json.loads(out)
     assert (status["total"], status["done"], status["failed"]) == (5, 5, {})
     rows = [row["run_id"] for row in rows_of(tmp_path)]
@@ -115,7 +132,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 3, err
     assert "the same command goes on from there" in err.splitlines()[-1]
     assert list(tmp_path.glob("runs/*/checkpoints/step-*"))

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 import worker_cases
@@ -34,8 +35,21 @@ def test_workers_that_get_somewhere_are_replaced_for_ever(tmp_path, fast):
     assert worker_cases.starts(tmp_path) == 6
 
 
-def test_a_stop_ends_a_worker_that_is_only_starting(tmp_path, fast):
-    threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGTERM)).start()
+@pytest.mark.parametrize("seconds", [0.15, 6.0])
+def test_a_stop_ends_a_worker_that_is_only_starting_or_waits(tmp_path, fast, seconds):
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(Stopped):
         run_workers(worker_cases.sleep, (tmp_path,), 1, lambda: None)
     assert worker_cases.starts(tmp_path) <= 1
+
+
+def test_a_thread_that_a_library_left_running_keeps_no_worker(tmp_path, fast):
+    began = time.monotonic()
+    run_workers(worker_cases.leave_a_thread, (tmp_path,), 1, lambda: None)
+    assert worker_cases.starts(tmp_path) == 1 and time.monotonic() - began < 300
+
+
+def test_a_worker_that_exits_in_its_work_has_not_done_it(tmp_path, fast):
+    with pytest.raises(BenchError, match="died 3 times .* exit code 1"):
+        run_workers(worker_cases.exit_early, (tmp_path,), 1, lambda: None)
+    assert worker_cases.starts(tmp_path) == 3

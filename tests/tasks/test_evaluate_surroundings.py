@@ -66,7 +66,7 @@ def test_noise_goes_to_the_log_and_progress_to_the_terminal(
         logging.getLogger("transformers.generation").warning("warned by transformers")
         other = threading.Thread(target=print, args=["drawn by another thread"])
         other.start()
-        other.join()
+        other.join(timeout=200)
         return "<end>"
 
     script(reply)

@@ -28,7 +28,7 @@ def test_a_worker_that_dies_costs_its_comparison():
     try:
         assert grader.verdicts([GOOD]) == ["right"]
         grader._workers[0].process.kill()
-        grader._workers[0].process.wait()
+        grader._workers[0].process.wait(timeout=200)
         assert grader.verdicts([BAD, GOOD]).count("crash") == 1
         assert grader.verdicts([BAD, GOOD]) == ["wrong", "right"]
     finally:

@@ -120,7 +120,7 @@ def wait_for_step(tmp_path: Path, process: subprocess.Popen, step: int) -> None:
         files = [path.read_text() for path in tmp_path.glob("*/metrics.jsonl")]
         if sum(text.count("\n") for text in files) >= step:
             return
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=200)
         time.sleep(0.05)
     raise AssertionError("the run made no progress")
 
@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_to_the_record_of_an_uninterrupted_one(tmp_path):
     )
     wait_for_step(tmp_path / "b", process, 5)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=200)
     records = []
     for folder in ("a", "b"):
         done = subprocess.run(
