@@ -22,7 +22,6 @@ from bench.sweep.storage import close_study
 from bench.sweep.study import SweepStudy
 from bench.sweep.sweep_file import read_sweep
 
-
 STARTED = []
 
 
