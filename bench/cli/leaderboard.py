@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results/rows.jsonl")
 SWEEPS = Path("sweeps")
+SUPERSEDED = "superseded.json"
+"""Beside a file of rows: run id -> `rule@version`, for rows of a rule that was corrected since."""
 MANIFEST = ".leaderboard.json"
 
 
@@ -57,6 +60,13 @@ def leaderboard(
             "rows; all of sweeps/ with the published ones."
         ),
     ] = (),
+    versions: Annotated[
+        Literal["newest", "all"],
+        Parameter(
+            help="Of a rule that was edited: its newest version, or all; older ones go by "
+            "`rule@` and six digits of their source's hash."
+        ),
+    ] = "newest",
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -71,16 +81,18 @@ def leaderboard(
     from bench.tables import figures, pages
     from bench.tables.claims import PUBLISHED
     from bench.tables.leaderboard import make_tables
+    from bench.tables.versions import count_versions, repeats
 
     place = out or _usual_folder(rows, check)
     check_folder("out", place)
     folder = OutputFolder(place, MANIFEST)
     found, tunings = read_results(rows)
     published = PUBLISHED.read_text(encoding="utf-8")
-    tables = make_tables(found, tunings)
+    tables = make_tables(found, tunings, versions)
     files = claims or (() if rows else tuple(sorted(SWEEPS.glob("*.toml"))))
     named = [of_file for file in files if (of_file := read_claims(file)) is not None]
-    made = pages.documents(tables, published, named) | figures.draw_all(tables)
+    repeated = repeats(count_versions(found, versions).rows)
+    made = pages.documents(tables, published, named, repeated) | figures.draw_all(tables)
     stale = folder.stale(made) if check else []
     if not check:
         folder.write(made)
@@ -115,12 +127,24 @@ def read_results(paths: Sequence[Path]) -> "tuple[list[Row], list[Tuned]]":
     paths = paths or (RESULTS, *sorted(Path("results/tuning").glob("*.json")))
     texts = {str(path): read_text(path) for path in paths}
     of_rows = {name: text for name, text in texts.items() if not name.endswith(".json")}
-    found = read_rows(of_rows)
+    found = read_rows(of_rows, _superseded(paths))
     if not found:
         raise ConfigError(
             f"rows: none in {', '.join(of_rows) or 'no file of rows'}; nothing is written"
         )
     return found, [read_tuned(*item) for item in texts.items() if item[0].endswith(".json")]
+
+
+def _superseded(paths: Sequence[Path]) -> dict[str, str]:
+    """Run ids of rules that were corrected since, from SUPERSEDED beside the files of rows."""
+    found: dict[str, str] = {}
+    for file in {path.parent / SUPERSEDED for path in paths}:
+        if file.is_file():
+            try:
+                found |= TypeAdapter(dict[str, str]).validate_json(read_text(file))
+            except ValidationError:
+                raise ConfigError(f"{file}: is not accepted: run ids, each with a name") from None
+    return found
 
 
 def compare(

@@ -79,6 +79,15 @@ def peak_memory_bytes(device: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+ENGINE_VERSION = 1
+"""Of what makes a run's numbers: sampling, scoring, selection, loss, optimizer, randomness. Raised
+by hand when a change makes other numbers of the same experiment, beyond a machine's last bits:
+then every experiment is a new run.
+
+1: all rows up to this constant, and every engine since that repeats them to the last bit.
+"""
+
+
 def code_digest(files: Iterable[str]) -> str:
     """Hash of what files of this package do, for a cache of what they compute.
 

@@ -49,6 +49,14 @@ class RunRecord(BaseModel):
     tokens, `q05` and `q95` its quantiles."""
     pair_facts: dict[str, float] = {}
     """What the pair says of itself as one of a family (`style_share`)."""
+    points_to: dict[str, Any] = {}
+    """Hashes of what the run id is made of beside the experiment: the rule's source (`selector`),
+    the models (`teacher`, `student`, `reference`), `prompts`, `data`. Older rows have none."""
+    ended: str | None = None
+    """When the run ended: UTC, ISO 8601, to the second. Older rows have their order only."""
+    engine_version: int = 1
+    task_versions: dict[str, int] = {}
+    """Of the tasks in `scores`; a task that is not named has version 1."""
     provenance: dict[str, Any]
     folder: str = ""
     """Where the run lies on its machine; result rows leave it out."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core import provenance
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError, unknown_name
 from bench.core.files import digest8
@@ -107,6 +108,7 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
             )
         points_to["reference"] = content_sha256(experiment.reference)
     identity = {"experiment": identity_of(experiment), "points_to": points_to}
+    identity |= _later_versions(experiment)
     name = f"{slug(experiment.selector)}-keep{slug(keep_name(experiment.keep))}"
     name += f"-s{experiment.seed}"
     run_id = f"{name}-{digest8(identity)}"
@@ -126,6 +128,17 @@ def _data_hashes(experiment: Experiment, prompts: PromptSource) -> dict[str, Any
     sets = {name for name in tasks if name} | set(evaluation_sets(experiment))
     if sets:
         found["data"] = {name: data_sha256(name) or "missing" for name in sorted(sets)}
+    return found
+
+
+def _later_versions(experiment: Experiment) -> dict[str, Any]:
+    """Versions of the engine and of tasks after their first, which no id names."""
+    found: dict[str, Any] = {}
+    if provenance.ENGINE_VERSION > 1:
+        found["engine_version"] = provenance.ENGINE_VERSION
+    versions = {task: task_settings(task).version for task in experiment.eval_tasks}
+    if later := {task: version for task, version in versions.items() if version > 1}:
+        found["task_versions"] = later
     return found
 
 

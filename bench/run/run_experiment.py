@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.files import write_json
 from bench.core.processes import Processes, make_accelerator
 from bench.core.progress import Progress, open_progress
-from bench.core.provenance import provenance, reset_peak_memory
+from bench.core.provenance import ENGINE_VERSION, provenance, reset_peak_memory
 from bench.core.records import RunRecord, append_row
 from bench.core.stats import paired_difference
 from bench.core.stopping import StopRequest
@@ -20,7 +21,7 @@ from bench.run.preflight import preflight, refuse_failures
 from bench.run.trained_model import save_model, scores_of
 from bench.shadow.shadow import Shadow
 from bench.tasks.prompt_file import FilePrompts
-from bench.tasks.protocol import asking_of
+from bench.tasks.protocol import asking_of, task_settings
 from bench.train.checkpoints import full_state
 from bench.train.loop import Trainer, train
 from bench.train.metrics import Totals
@@ -186,6 +187,10 @@ def _record(
         peak_memory_bytes=peak,
         signals=plan.folder.signals(),
         pair_facts=dict(plan.pair.facts),
+        points_to=plan.points_to,
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        engine_version=ENGINE_VERSION,
+        task_versions={task: task_settings(task).version for task in results["trained"]},
         provenance={**provenance(device), "processes": trainer.processes.size},
         folder=str(plan.folder.path),
     )  # fmt: skip

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -172,8 +173,13 @@ def _main(work: Work, arguments: tuple[Any, ...], parent: int, mouth: Connection
 
 
 def _leave(code: int, mouth: Connection) -> None:
-    """End this process now, whatever threads a library has left running in it."""
+    """End this process now, whatever threads a library has left running in it.
+
+    What a process of multiprocessing does at its end is done, but for waiting for threads.
+    """
     mouth.close()
+    with suppress(Exception):
+        util._exit_function()  # type: ignore[attr-defined]  # gives semaphores back
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # whoever reads may be gone
             stream.flush()

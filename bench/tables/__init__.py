@@ -12,5 +12,6 @@ sheet           one table as text, Markdown or LaTeX
 pages           the documents of results/
 figures         a table's figures; family_figures, cost_figures: those of several
 style           the house style of every figure
+versions        which of several rows count: versions of rules and tasks, repeats
 two_runs        two checkpoints on the same items
 """

@@ -26,8 +26,6 @@ from bench.core.stats import (
 )
 from bench.tables.rows import (
     BASELINES,
-    DEFAULTS,
-    MEASURES,
     Row,
     Tuned,
     plain,
@@ -35,6 +33,14 @@ from bench.tables.rows import (
     regime_name,
 )
 from bench.tables.table import Comparison, Line, Table, scores_of
+from bench.tables.versions import (
+    Versions,
+    counted,
+    engine_warnings,
+    left_out_warnings,
+    of_newest_task,
+    training_of,
+)
 
 UNREAD: dict[str, tuple[str, ...]] = {
     "full": ("k", "keep", "scope", "min_keep_per_response", "ties"),
@@ -44,14 +50,18 @@ UNREAD: dict[str, tuple[str, ...]] = {
 and `full` selects every token whatever spends the budget."""
 
 
-def make_tables(rows: Iterable[Row], tunings: Iterable[Tuned] = ()) -> list[Table]:
+def make_tables(
+    rows: Sequence[Row], tunings: Iterable[Tuned] = (), versions: Versions = "newest"
+) -> list[Table]:
     """Every table, the default regime first. Raises ConfigError where items do not pair up.
 
-    A table lacks no `full` or `random` that was run in a regime where they train alike. A tuning
-    adds a table for each pair, of the rows that were run at each rule's own best values, and takes
-    away those that would only hold a part of it.
+    `rows` are in order of age. Of several runs of one training the newest engine's counts, of these
+    the newest; of several versions of a rule the newest does, or all. A table lacks no `full` or
+    `random` that was run in a regime where they train alike. A tuning adds a table for each pair,
+    of the rows that were run at each rule's own best values, and takes away those that would only
+    hold a part of it.
     """
-    rows = list(rows)
+    rows, left_out = counted(rows, versions)
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     alike: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.run_id):
@@ -72,6 +82,10 @@ def make_tables(rows: Iterable[Row], tunings: Iterable[Tuned] = ()) -> list[Tabl
             if row.run_id not in known and (name == "full" or row.experiment["keep"] in keeps)
         ]
         tables += _tables(pair, task, changes, own, borrowed)
+    tables = [
+        replace(table, warnings=(*table.warnings, *left_out_warnings(left_out, table.selectors)))
+        for table in tables
+    ]
     tuned = [table for tuning in tunings for table in _tuned_tables(rows, tuning)]
     tables = [table for table in tables if not any(_is_part(table, of) for of in tuned)]
     return sorted(
@@ -102,14 +116,14 @@ def _tuned_tables(rows: Sequence[Row], tuning: Tuned) -> Iterator[Table]:
     """The tables of one tuning. `full` and the rules are each at their own best values."""
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for cell in tuning.cells.values():
-        wanted = _training({**cell.experiment, **cell.best})
+        wanted = _but_seed({**cell.experiment, **cell.best})
         changes = {
             name: value
             for name, value in regime_changes(cell.experiment).items()
             if name not in tuning.ranges
         }
         for row in rows:
-            if _training(row.experiment) == wanted:
+            if _but_seed(row.experiment) == wanted:
                 for task in row.scores["trained"]:
                     groups[canonical_json(changes), row.experiment["pair"], task].append(row)
     for (changes, pair, task), group in groups.items():
@@ -128,10 +142,9 @@ def _is_part(table: Table, tuned: Table) -> bool:
     return table.task == tuned.task and runs <= others
 
 
-def _training(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the trained weights but the seed; fields that a row lacks are at defaults."""
-    values = {**DEFAULTS, **experiment}
-    return {n: v for n, v in values.items() if n not in (*MEASURES, "seed")}
+def _but_seed(experiment: Mapping[str, Any]) -> str:
+    """What decides the trained weights but the seed."""
+    return training_of({**experiment, "seed": 0})
 
 
 def is_main(table: Table) -> bool:
@@ -149,7 +162,11 @@ def _regime_order(changes: Mapping[str, Any]) -> tuple:
 def _table(
     pair: str, task: str, changes: dict[str, Any], rows: Sequence[Row], has_no_keep: bool
 ) -> Table:
-    """The table of these rows; of two runs of one seed in an arm the first counts."""
+    """The table of these rows: those of the newest version of the task, one of each seed an arm.
+
+    A borrowed run counts where the regime has no own one of its seed.
+    """
+    rows, warnings = of_newest_task(task, rows)
     sizes = {len(row.items["trained"][task]): row.run_id for row in rows}
     if len(sizes) > 1:
         named = ", ".join(f"{run_id!r} {n}" for n, run_id in sorted(sizes.items()))
@@ -160,7 +177,6 @@ def _table(
         if row.has_no_keep == has_no_keep or made_of["selector"] == "full":
             params = _params(made_of["selector_params"])
             arm = arms[made_of["selector"], params, row.keep]
-            # The same training, run again to measure something else, is not another seed.
             if made_of["seed"] not in {run.experiment["seed"] for run in arm}:
                 arm.append(row)
     several = {s for s, n in Counter(s for s, _ in {(s, p) for s, p, _ in arms}).items() if n > 1}
@@ -169,7 +185,8 @@ def _table(
     random = {line.keep: line for line in lines if line.selector == "random"}
     lines = _judged([_compared(line, full, random.get(line.keep)) for line in lines])
     lines.sort(key=lambda line: (line.selector != "full", line.keep, -line.accuracy, line.label))
-    baselines, warnings = _baselines(task, rows)
+    baselines, disagreements = _baselines(task, rows)
+    warnings += [*disagreements, *engine_warnings(run for line in lines for run in line.runs)]
     warnings += [
         f"Warning: {line.label} spent {spent:.3f} of keep {line.keep:g}: it left budget unspent"
         for line in lines

@@ -12,7 +12,8 @@ from bench.tables.families import dial_sheet, dials, k_groups, k_sheet
 from bench.tables.ranks import overall, ranks_sheet
 from bench.tables.sheet import Sheet, _markdown, to_latex
 from bench.tables.table import Comparison, Line, Table
-from bench.tables.table_sheets import headline_sheet, table_sheet, tuning_sheet
+from bench.tables.table_sheets import headline_sheet, repeats_sheet, table_sheet, tuning_sheet
+from bench.tables.versions import Repeat
 
 INTRODUCTION = """\
 # Leaderboard
@@ -101,11 +102,14 @@ def _record(table: Table, line: Line) -> dict[str, Any]:
 
 
 def documents(
-    tables: Sequence[Table], published: str, claims: Sequence[NamedClaims] = ()
+    tables: Sequence[Table],
+    published: str,
+    claims: Sequence[NamedClaims] = (),
+    repeated: Sequence[Repeat] = (),
 ) -> dict[str, bytes]:
     """File name -> content: the tables as Markdown, CSV and LaTeX, and the README's short one.
 
-    `claims` are those that the tables are asked.
+    `claims` are those that the tables are asked, `repeated` the runs of which one counts.
     """
     ranks, by_pair = overall(tables), {table.pair for table in tables}
     sheets = claims_sheets(answers(tables, claims))
@@ -115,6 +119,7 @@ def documents(
     sheets += [dial_sheet(dial) for dial in dials(tables)]
     tunings = {t.tuning.sweep: t.tuning for t in tables if t.tuning is not None}
     sheets += [tuning_sheet(tuned) for tuned in tunings.values()]
+    sheets += [repeats_sheet(repeated)] if repeated else []
     sheets.append(published_sheet(published, tables))
     markdown = to_markdown(sheets)
     if not ranks:

@@ -5,7 +5,7 @@ no input or output.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -31,6 +31,8 @@ class Row(RunRecord):
 
     items: dict[str, dict[str, tuple[float, ...]]]
     """untrained | trained | teacher -> task -> per-item scores."""
+    superseded: str | None = None
+    """Name of the version of its rule, where a later correction changed what the rule means."""
 
     @property
     def seed(self) -> int:
@@ -80,11 +82,14 @@ def read_tuned(name: str, text: str) -> Tuned:
         raise ConfigError(f"{name}: not the result of a tuning: {one_line(error)}"[:400]) from None
 
 
-def read_rows(texts: Mapping[str, str]) -> list[Row]:
-    """Rows of the texts of one or more rows.jsonl files, by file name, each run once, by run id.
+def read_rows(texts: Mapping[str, str], superseded: Mapping[str, str] | None = None) -> list[Row]:
+    """Rows of the texts of one or more rows.jsonl files, by file name, each run once, in order of
+    age: by when they ended; those that do not say, first, by file and line.
 
+    `superseded` has the run ids of rules that were corrected since: run id -> `rule@version`.
     Raises ConfigError naming file and line for a line that is no row of this schema, and naming
-    both lines for two rows of one run that disagree, or two runs of one experiment.
+    both lines for two rows of one run that disagree, or two runs of one experiment that differ in
+    more than the rule's source.
     """
     found: dict[str, tuple[str, Row]] = {}
     for name, text in texts.items():
@@ -96,16 +101,46 @@ def read_rows(texts: Mapping[str, str]) -> list[Row]:
             if row.run_id in found:
                 row = _same_run(found[row.run_id], (place, row))
             found[row.run_id] = (place, row)
-    by_experiment: dict[str, tuple[str, Row]] = {}
-    for place, row in sorted(found.values(), key=lambda item: item[1].run_id):
-        other_place, other = by_experiment.setdefault(canonical_json(row.experiment), (place, row))
-        if other is not row:
+    rows = sorted(found.values(), key=lambda item: item[1].ended or "")  # stable: by line
+    _check_models(rows)
+    return [
+        row.model_copy(update={"superseded": _version(superseded[row.run_id])})
+        if superseded and row.run_id in superseded
+        else row
+        for _, row in rows
+    ]
+
+
+def _version(name: str) -> str:
+    """`floor-first` of `teachability_released@floor-first`."""
+    return name.partition("@")[2]
+
+
+def _check_models(rows: Sequence[tuple[str, Row]]) -> None:
+    """Raise ConfigError for two runs of one experiment on other models, tokenizers or data, or
+    that do not say what they differ in.
+    """
+    seen: dict[tuple[str, bool], tuple[str, Row]] = {}
+    for place, row in rows:
+        key = canonical_json(row.experiment), bool(row.points_to)
+        other_place, other = seen.setdefault(key, (place, row))
+        if other is not row and not row.points_to:
             raise ConfigError(
                 f"{place}: run {row.run_id!r} has the same experiment as {other.run_id!r} in "
-                f"{other_place}: a rule, a model or a tokenizer was edited between the two; "
-                "keep the rows of one of them"
+                f"{other_place}: a rule, a model or a tokenizer was edited between the two, and "
+                "neither row says which; keep the rows of one of them"
             )
-    return [row for _, row in by_experiment.values()]
+        names = sorted(
+            name
+            for name in {*row.points_to, *other.points_to} - {"selector"}
+            if row.points_to.get(name) != other.points_to.get(name)
+        )
+        if names:
+            raise ConfigError(
+                f"{place}: run {row.run_id!r} has the same experiment as {other.run_id!r} in "
+                f"{other_place} and another {names[0]}: the files behind it were edited between "
+                "the two; keep the rows of one of them"
+            )
 
 
 def _row(line: str, place: str, is_cut: bool) -> Row:

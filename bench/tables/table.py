@@ -154,6 +154,10 @@ class Table:
     def steps(self) -> int:
         return self.changes.get("steps", DEFAULTS["steps"])
 
+    @property
+    def selectors(self) -> set[str]:
+        return {line.selector for line in self.arms()}
+
     def arms(self, selector: str | None = None) -> list[Line]:
         """The trained lines, perhaps of one selector only."""
         return [line for line in self.lines if line.runs and selector in (None, line.selector)]

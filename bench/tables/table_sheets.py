@@ -11,6 +11,7 @@ from bench.tables.leaderboard import UNREAD
 from bench.tables.rows import Tuned, regime_changes, regime_name
 from bench.tables.sheet import NONE, Sheet, _short, difference_text, points, seeds_text
 from bench.tables.table import Line, Table
+from bench.tables.versions import Repeat, repeat_sd
 
 HEADLINE = (
     "random", "entropy", "forward_kl", "tip", "teachability", "teachability_released",
@@ -179,6 +180,33 @@ def tuning_sheet(tuned: Tuned) -> Sheet:
     )
 
 
+def repeats_sheet(repeated: Sequence[Repeat]) -> Sheet:
+    """Trainings that were run more than once, and what that says of the noise between runs."""
+    rows = []
+    for found in repeated:
+        counted, accuracy_R = found.runs[-1], found.accuracy_R
+        made_of = counted.experiment
+        rows.append((
+            made_of["pair"], found.task, found.regime, made_of["selector"], f"{counted.keep:g}",
+            str(counted.seed), ", ".join(points(value, False) for value in accuracy_R[:-1]),
+            points(accuracy_R[-1], False), points(accuracy_R[-1] - accuracy_R[-2]),
+            counted.run_id,
+        ))  # fmt: skip
+    same = sum(len(set(found.accuracy_R)) == 1 for found in repeated)
+    return Sheet(
+        "Repeats",
+        ("pair", "task", "regime", "selector", "keep", "seed", "before %", "counts %", "change",
+         "run that counts"),
+        tuple(sorted(rows)),
+        (
+            f"{len(repeated)} trainings were run more than once, on other machines or with other "
+            "versions of the libraries; the newest engine's run counts, of these the newest. "
+            f"{same} of them ended with the same accuracy; between machines and versions one run "
+            f"has a standard deviation of {100 * repeat_sd(repeated):.2f} points.",
+        ),
+    )  # fmt: skip
+
+
 def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
     """The rules of HEADLINE at one keep, a pair a column, in the first regime that has them."""
     scored = [table for table in tables if not table.has_no_keep and table.arms()]
@@ -195,7 +223,7 @@ def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
     for place, table in enumerate(shown):
         for line in table.lines:
             is_shown = line.selector in ("", "full") or (
-                line.selector in HEADLINE and line.keep == keep
+                line.selector.partition("@")[0] in HEADLINE and line.keep == keep
             )
             if is_shown:
                 named.setdefault(line.label, [None] * len(shown))[place] = line

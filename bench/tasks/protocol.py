@@ -28,6 +28,8 @@ class TaskSettings:
     """Its set in bench.tasks.maths_sets; None for a generated one."""
     chat: bool = False
     """Problems are asked through the run's chat template; else the text is fed as it is."""
+    version: int = 1
+    """Raised when a change of the task changes scores."""
 
 
 def task_names() -> list[str]:
@@ -49,7 +51,9 @@ def task_settings(name: str) -> TaskSettings:
     check_tasks([name])
     metadata = _read(f"{name}.yaml").get("metadata", {})
     known = TaskSettings.__dataclass_fields__
-    return TaskSettings(**{key: value for key, value in metadata.items() if key in known})
+    values: dict[str, Any] = {key: value for key, value in metadata.items() if key in known}
+    values["version"] = int(metadata.get("version", 1))
+    return TaskSettings(**values)
 
 
 @dataclass(frozen=True)

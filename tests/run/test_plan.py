@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from small_pair import pair_folder
 
 from bench.core.config import FIRST_FIELDS, Experiment, Runtime
 from bench.core.errors import ConfigError
+from bench.run import plan
 from bench.run.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,17 @@ def test_a_field_added_later_names_a_run_only_where_it_differs_from_its_default(
     plain = run_id()
     assert run_id(thinking="pair", eval_samples=None) == plain
     assert run_id(thinking="on") != plain
+
+
+def test_a_later_engine_or_task_makes_new_runs(monkeypatch):
+    plain = run_id()
+    monkeypatch.setattr("bench.core.provenance.ENGINE_VERSION", 2)
+    later = run_id()
+    monkeypatch.setattr("bench.core.provenance.ENGINE_VERSION", 1)
+    assert run_id() == plain != later
+    settings = replace(plan.task_settings("tiny_math"), version=2)
+    monkeypatch.setattr("bench.run.plan.task_settings", lambda _: settings)
+    assert run_id() not in (plain, later)
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
 """A run of a pair with the real vocabulary: refused where the doctor fails it, else scored."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from diagnosed_pair import QUICK
 from qwen_pair import ENDOFTEXT, LARGE, SMALL, qwen_folder
 from real_data import needs_data
+from small_pair import pair_folder
 
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError
+from bench.core.provenance import ENGINE_VERSION
+from bench.run.plan import make_plan
 from bench.run.run_experiment import run_experiment
 
 
@@ -47,3 +51,18 @@ def test_local_prompts_train_a_pair_of_the_real_vocabulary(tmp_path):
     assert report["kept"] == 8 and report["tokens"]["longest"] < 60
     samples = json.loads((tmp_path / "runs" / record.run_id / "evaluations.json").read_text())
     assert len(samples["teacher"]["gsm8k"]["sample_IK"][0]) == 2
+
+
+def test_a_row_says_what_made_it_and_when(tmp_path):
+    """Hashes of what the run id points to, the end in UTC, versions of the engine and the task."""
+    before = datetime.now(UTC).replace(microsecond=0)
+    experiment = Experiment.parse({**QUICK, "steps": 1, "pair": str(pair_folder())})
+    here = Runtime(device="cpu", progress="off", runs_dir=tmp_path / "runs")
+    record = run_experiment(experiment, here)
+    (line,) = (tmp_path / "runs" / "rows.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["points_to"] == make_plan(experiment, here).points_to == record.points_to
+    assert set(row["points_to"]) >= {"selector", "teacher", "student"}
+    assert before <= datetime.fromisoformat(row["ended"]) <= datetime.now(UTC)
+    assert row["engine_version"] == ENGINE_VERSION
+    assert row["task_versions"] == dict.fromkeys(row["scores"]["trained"], 1)
