@@ -91,10 +91,11 @@ def teachability_split(signals: TokenSignals) -> Tensor:
 def teachability_released(signals: TokenSignals, floor: float = 1e-12) -> Tensor:
     """Keep tokens where D̂·Ĉ is largest, as the released code computes D and C from two top-K lists.
 
-    D = Σ_U q̄ log(q̄/p̄): each side is cut to its own top-K, entries missing from a side are set to
-    `floor`, and both are renormalised on U. C = Σ_{S∩T} q, a lower bound of the mass on S.
+    D = Σ_U q̄ log(q̄/p̄): each side is cut to its own top-K and divided by its sum over U, then what
+    is below `floor` is set to it (so every entry that a side lacks), and nothing is renormalised
+    again. C = Σ_{S∩T} q, a lower bound of the mass on S.
 
-    Formula: D̂·Ĉ, D = Σ_U q̄ log(q̄/p̄) with a floor, C = Σ_{S∩T} q
+    Formula: D̂·Ĉ, D = Σ_U q̄ log(q̄/p̄), bars renormalised and then floored, C = Σ_{S∩T} q
 
     Source: arXiv 2605.26844 (released code, K = 16).
     """
@@ -106,16 +107,16 @@ def teachability_released(signals: TokenSignals, floor: float = 1e-12) -> Tensor
     shared_by_teacher_BTK = same_BTKK.any(-1)
     shared_by_student_BTK = same_BTKK.any(-2)
     # U as T followed by the rest of S.
-    teacher_on_union = torch.cat([teacher_BTK, torch.full_like(student_BTK, floor)], -1)
+    teacher_on_union = torch.cat([teacher_BTK, torch.zeros_like(student_BTK)], -1)
     student_on_teacher_BTK = (same_BTKK * student_BTK[..., None, :]).sum(-1)
-    student_on_teacher_BTK = student_on_teacher_BTK.masked_fill(~shared_by_teacher_BTK, floor)
     student_on_union = torch.cat([student_on_teacher_BTK, student_BTK], -1)
     in_union = torch.cat([torch.ones_like(shared_by_teacher_BTK), ~shared_by_student_BTK], -1)
     q_bar = torch.where(in_union, teacher_on_union, 0)
     p_bar = torch.where(in_union, student_on_union, 0)
-    q_bar = q_bar / q_bar.sum(-1, keepdim=True)
-    p_bar = p_bar / p_bar.sum(-1, keepdim=True)
-    term = q_bar * (q_bar.clamp(min=1e-38).log() - p_bar.clamp(min=1e-38).log())
+    # Off the mask a signal of no mass would be divided by zero.
+    q_bar = (q_bar / q_bar.sum(-1, keepdim=True).clamp(min=1e-38)).clamp(min=floor)
+    p_bar = (p_bar / p_bar.sum(-1, keepdim=True).clamp(min=1e-38)).clamp(min=floor)
+    term = q_bar * (q_bar.log() - p_bar.log())
     disagreement_BT = torch.where(in_union, term, 0).sum(-1)
     compatibility_BT = (teacher_BTK * shared_by_teacher_BTK).sum(-1)
     return signals.norm_q05(disagreement_BT) * signals.norm_q05(compatibility_BT)

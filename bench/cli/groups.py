@@ -18,7 +18,8 @@ SETTINGS: dict[str, str] = {
         selectors draws gradients""",
     "Pair and data": """pair prompts preset teacher student chat thinking instruction columns
         max_prompt_tokens decontaminate stop_ids""",
-    "Selection": "selector keep selector_params k scope min_keep_per_response ties reference",
+    "Selection": """selector keep selector_params k scope min_keep_per_response refill population
+        ties reference""",
     "Objective": "objective objective_params normalize",
     "Optimisation": """seed steps learning_rate prompts_per_step responses_per_prompt
         max_new_tokens temperature schedule warmup_steps weight_decay adam_beta1 adam_beta2

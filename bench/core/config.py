@@ -130,6 +130,12 @@ class Experiment(Settings):
     """Spend the budget over the whole optimizer batch, or in each response."""
     min_keep_per_response: CountOrZero = 0
     """At least this many tokens of every response, by the same score; raises the realised keep."""
+    refill: str = "own"
+    """Whose score brings a response up to min_keep_per_response: the rule's own, or that of another
+    rule, which then fills only responses that keep nothing (an artefact to measure)."""
+    population: Literal["sampled", "rows"] = "sampled"
+    """What quantiles and ranks of a rule are over: the sampled tokens, or every position of every
+    row, padding as 0 (an artefact to measure)."""
     ties: Ties = "hash"
     """Equal scores: a keyed hash orders them, or earlier positions win (an artefact to measure)."""
     objective: Annotated[Objective, BeforeValidator(_refuse_advantages)] = "reverse_kl"
@@ -326,8 +332,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.1,
     },
 }
+PRESETS["paper_released"] = {
+    **PRESETS["paper"],
+    "population": "rows",
+    "refill": "teachability_entropy",
+}
 """Named settings. `paper`: the regime of arXiv 2605.26844 (its learning rate, 1e-6, is for models
-of 1.7 B parameters and more and stays a flag)."""
+of 1.7 B parameters and more and stays a flag). `paper_released`: with what its released code does
+besides: statistics over all rows, and a response that keeps nothing is filled by the hybrid."""
 
 
 def objective_defaults(objective: str) -> dict[str, float]:

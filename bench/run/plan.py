@@ -93,9 +93,18 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
         )
     if runtime.reuse_hidden and experiment.rollout == "vllm":
         raise ConfigError("reuse_hidden: vllm gives no hidden states, transformers does")
+    refill = _refill_of(experiment, runtime)
+    if refill is not None:
+        experiment = experiment.model_copy(update={"refill": refill.reference})
+    if experiment.population != "sampled" and selector.parts:
+        raise ConfigError(
+            f"population: {experiment.population!r} is not accepted with the expression "
+            f"{selector.reference!r}, whose words normalise over the tokens that may be kept"
+        )
     panel = make_panel(runtime.shadow, selector)
     points_to = {
         "selector": selector.code_sha256(),
+        **({} if refill is None else {"refill": refill.code_sha256()}),
         "teacher": content_sha256(pair.teacher, pair.teacher_revision),
         "student": content_sha256(pair.student, pair.student_revision),
         **_data_hashes(experiment, prompts),
@@ -114,6 +123,27 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     run_id = f"{name}-{digest8(identity)}"
     folder = RunFolder(runtime.runs_dir / run_id)
     return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel)
+
+
+def _refill_of(experiment: Experiment, runtime: Runtime) -> Selector | None:
+    """The rule that fills responses which keep nothing; None for the run's own. Raises ConfigError
+    for one that cannot.
+    """
+    if experiment.refill == "own":
+        return None
+    refill = get_selector(experiment.refill)
+    why = None
+    if refill.kind == "weight" or refill.sets_keep or refill.has_memory or refill.abstains:
+        why = "it is no plain score: weights, budgets of their own, memories and rules that abstain"
+    elif refill.keep is not None:
+        why = "it keeps every token"
+    elif experiment.min_keep_per_response == 0:
+        why = "with min_keep_per_response 0 nothing is filled: give 1 or more"
+    elif runtime.shadow or runtime.token_bank:
+        why = "with shadow or token_bank, whose rules each fill by their own score"
+    if why is not None:
+        raise ConfigError(f"refill: {experiment.refill!r} is not accepted: {why}")
+    return refill
 
 
 def _data_hashes(experiment: Experiment, prompts: PromptSource) -> dict[str, Any]:

@@ -59,6 +59,35 @@ def select_tokens(
     return selected_BT
 
 
+def refill_empty(
+    selected_BT: Tensor,
+    score_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    count: int,
+    ties: Literal["hash", "earlier"] = "hash",
+    seed: int = 0,
+    step: int = 0,
+    row_key_B: RowKeys | None = None,
+) -> Tensor:
+    """bool (B, T): the selection, and of each response without any the `count` best by `score_BT`.
+
+    Source: arXiv 2605.26844 (released code), where the score is another rule's. Raises ValueError
+    as `select_tokens` does.
+    """
+    _check(score_BT, mask_BT, 1.0, count)
+    if not bool(mask_BT.any()):
+        return selected_BT
+    best = select_each(
+        score_BT.detach()[mask_BT][None], mask_BT, keep=1e-9, scope="response",
+        min_keep_per_response=count, ties=ties, seed=seed, step=step, row_key_B=row_key_B,
+    )  # fmt: skip
+    is_empty_B1 = ~selected_BT.any(1, keepdim=True)
+    filled_BT = selected_BT.clone()
+    filled_BT[mask_BT] |= best.selected_RN[0] & is_empty_B1.expand_as(mask_BT)[mask_BT]
+    return filled_BT
+
+
 def _refuse_shortage(eligible_N: Tensor, mask_BT: Tensor, keep: float, scope: str) -> None:
     """Raise ValueError where fewer tokens may be kept than the budget asks for."""
     if scope == "batch":

@@ -36,6 +36,17 @@ def _scaled(x_BT: Tensor, mask_BT: Tensor, low: float, high: float) -> Tensor:
     return ((x_BT - low) / (high - low)).clamp(0, 1).masked_fill(~mask_BT, 0)
 
 
+def over_rows(
+    statistic: Callable[[Tensor, Tensor], Tensor], x_BT: Tensor, mask_BT: Tensor
+) -> Tensor:
+    """A normalisation over every position of every row, padding too, whose x counts as 0.
+
+    What the release of arXiv 2605.26844 does (population = "rows"); 0 off the mask again.
+    """
+    filled_BT = x_BT.masked_fill(~mask_BT, 0)
+    return statistic(filled_BT, torch.ones_like(mask_BT)).masked_fill(~mask_BT, 0)
+
+
 def norm_q05(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """clip((x - Q05)/(Q95 - Q05), 0, 1), float, in [0, 1]. Source: arXiv 2605.26844."""
     return _scaled(x_BT, mask_BT, *quantiles(x_BT, mask_BT, 0.05, 0.95))

@@ -116,6 +116,10 @@ class TokenSignals:
         """The same signals, for a rule whose norm_q05 or norm_minmax shall be another one."""
         return _renormalised(type(self), norm)(**vars(self))
 
+    def over_rows(self) -> "TokenSignals":
+        """The same signals, whose statistics are over every position, padding as 0."""
+        return _over_rows(type(self))(**vars(self))
+
     def only(self, names: Iterable[str]) -> "TokenSignals":
         """The same signals with all but the named ones absent."""
         keep = set(names)
@@ -138,6 +142,31 @@ def _renormalised(kind: type[TokenSignals], norm: str) -> type[TokenSignals]:
         norm_minmax = norm_q05
 
     return Renormalised
+
+
+@cache
+def _over_rows(kind: type[TokenSignals]) -> type[TokenSignals]:
+    class OverRows(kind):
+        def norm_q05(self, x_BT: Tensor) -> Tensor:
+            return self.normalised(x_BT, "q05")
+
+        def norm_minmax(self, x_BT: Tensor) -> Tensor:
+            return self.normalised(x_BT, "minmax")
+
+        def percentile_rank(self, x_BT: Tensor) -> Tensor:
+            return self.normalised(x_BT, "rank")
+
+        def zscore(self, x_BT: Tensor) -> Tensor:
+            return population.over_rows(population.zscore, x_BT, self.mask_BT)
+
+        def quantile(self, x_BT: Tensor, probability: float) -> float:
+            filled_BT = x_BT.masked_fill(~self.mask_BT, 0)
+            return population.quantiles(filled_BT, torch.ones_like(self.mask_BT), probability)[0]
+
+        def normalised(self, x_BT: Tensor, norm: str) -> Tensor:
+            return population.over_rows(population.UNIT_NORMS[norm], x_BT, self.mask_BT)
+
+    return OverRows
 
 
 BASE_SIGNALS: tuple[str, ...] = ("mask_BT", "token_BT", "position_BT", "length_B", "uniform_BT")

@@ -94,10 +94,10 @@ class UnionKl:
 
 
 def union_kl(batch: Batch, floor: float | None) -> UnionKl:
-    """The released divergence on U = S ∪ T with entries missing from a side set to `floor`.
+    """The released divergence on U = S ∪ T: each side cut to its own top-K, renormalised on U, then
+    floored, so that entries missing from a side are `floor`.
 
-    None: no floor; every entry of U has its own probability. Both sides are renormalised on U.
-    Float64.
+    None: no floor; every entry of U has its own probability. Float64.
     """
     student_id = batch.signals.student_topk_id_BTK[batch.mask_BT]
     teacher_id = batch.signals.teacher_topk_id_BTK[batch.mask_BT]
@@ -107,10 +107,12 @@ def union_kl(batch: Batch, floor: float | None) -> UnionKl:
     in_union_NV = in_student_NV | in_teacher_NV
     p_NV, q_NV = log_p_NV.exp(), log_q_NV.exp()
     if floor is not None:
-        p_NV = torch.where(in_student_NV, p_NV, floor)
-        q_NV = torch.where(in_teacher_NV, q_NV, floor)
+        p_NV = torch.where(in_student_NV, p_NV, 0)
+        q_NV = torch.where(in_teacher_NV, q_NV, 0)
     p_NV, q_NV = torch.where(in_union_NV, p_NV, 0), torch.where(in_union_NV, q_NV, 0)
     p_NV, q_NV = p_NV / p_NV.sum(1, keepdim=True), q_NV / q_NV.sum(1, keepdim=True)
+    if floor is not None:
+        p_NV, q_NV = p_NV.clamp(min=floor), q_NV.clamp(min=floor)
     term_NV = torch.where(in_union_NV, q_NV * (q_NV.log() - p_NV.log()), 0)
     off_NV = in_teacher_NV & ~in_student_NV
     shared_NV = torch.where(in_teacher_NV & in_student_NV, log_q_NV.exp(), 0)

@@ -43,8 +43,8 @@ from bench.tables.versions import (
 )
 
 UNREAD: dict[str, tuple[str, ...]] = {
-    "full": ("k", "keep", "scope", "min_keep_per_response", "ties"),
-    "random": ("k",),
+    "full": ("k", "keep", "scope", "min_keep_per_response", "refill", "population", "ties"),
+    "random": ("k", "population"),
 }
 """Fields that a reference trains alike under any value of: neither reads a signal, so no top-K set,
 and `full` selects every token whatever spends the budget."""

@@ -199,7 +199,8 @@ def regime_changes(experiment: Mapping[str, Any]) -> dict[str, Any]:
 def regime_name(changes: Mapping[str, Any]) -> str:
     """`default`, or what differs from it; a preset goes by its name."""
     parts, left = [], dict(changes)
-    for preset, values in PRESETS.items():
+    # The one that says most first: paper_released holds all of paper.
+    for preset, values in sorted(PRESETS.items(), key=lambda item: -len(item[1])):
         if values.items() <= left.items():
             parts.append(preset)
             left = {name: value for name, value in left.items() if name not in values}

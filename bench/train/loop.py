@@ -18,7 +18,7 @@ from bench.core.progress import Progress
 from bench.core.records import RunFolder
 from bench.core.stopping import StopRequest
 from bench.pairs.models import LoadedPair
-from bench.selection.budget import Selection, select_tokens
+from bench.selection.budget import Selection, refill_empty, select_tokens
 from bench.selection.registry import SelectorError
 from bench.selection.signals import TokenSignals, base_signals, with_signals
 from bench.tasks.prompts import PromptSet
@@ -145,7 +145,10 @@ class Trainer:
         values = {name: self.processes.join(value) for name, value in scored.values.items()}
         with timer.phase("score"):
             values |= self.extra_signals(rollout, step, scored.teacher_hidden_ND)
-        return with_signals(base, values), scored
+        signals = with_signals(base, values)
+        if self.experiment.population == "rows":
+            signals = signals.over_rows()
+        return signals, scored
 
     def score(
         self, rollout: Rollout, names: tuple[str, ...], student_hidden_ND: Tensor | None = None
@@ -188,19 +191,26 @@ class Trainer:
         keep = self.processes.lead(lambda: selector.step_keep) if selector.sets_keep else scheduled
         if selector.kind == "weight":
             return Selection.of_weights(torch.where(signals.mask_BT, score_BT.float(), 0), keep)
+        refill, least = self.setup.refill, experiment.min_keep_per_response
+        order = {
+            "ties": experiment.ties, "seed": experiment.seed, "step": step,
+            "row_key_B": rollout.row_key_B,
+        }  # fmt: skip
         try:
             selected_BT = select_tokens(
                 score_BT,
                 signals.mask_BT,
                 keep=keep,
                 scope=experiment.scope,
-                min_keep_per_response=experiment.min_keep_per_response,
-                ties=experiment.ties,
-                seed=experiment.seed,
-                step=step,
-                row_key_B=rollout.row_key_B,
+                min_keep_per_response=least if refill is None else 0,
                 abstains=selector.abstains,
+                **order,
             )
+            if refill is not None:
+                fill_BT = self.processes.of_main(refill(signals))
+                selected_BT = refill_empty(
+                    selected_BT, fill_BT, signals.mask_BT, count=least, **order
+                )
         except ValueError as error:
             raise SelectorError(f"selector {selector.name!r}: {error}") from error
         return Selection(selected_BT, selected_BT.float(), float(selected_BT.sum()), keep)

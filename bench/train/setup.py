@@ -45,6 +45,8 @@ class Setup:
     optimizer: Any
     """AdamW, as accelerate prepares it."""
     schedule: Any
+    refill: Selector | None
+    """The rule whose score fills a response that keeps nothing; None for the run's own."""
     selector: Selector
     """The run's own rule, with a memory of its own: a plan may serve several trainers."""
     names: tuple[str, ...]
@@ -68,7 +70,9 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
     processes = Processes(accelerator)
     _check_batch(experiment, processes)
     selector = get_selector(experiment.selector, **experiment.selector_params)
-    asked = tuple(dict.fromkeys((*selector.needs, *runtime.log_signals)))
+    refill = None if experiment.refill == "own" else get_selector(experiment.refill)
+    filled = () if refill is None else refill.needs
+    asked = tuple(dict.fromkeys((*selector.needs, *filled, *runtime.log_signals)))
     reference = None
     if "reference_logprob_BT" in asked:
         frozen = bool(experiment.lora)
@@ -99,6 +103,7 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
         reference=reference,
         optimizer=prepared_optimizer,
         schedule=schedule,
+        refill=refill,
         selector=selector,
         names=tuple(name for name in asked if name not in EXTRA_SIGNALS),
         extra_names=tuple(name for name in asked if name in EXTRA_SIGNALS),

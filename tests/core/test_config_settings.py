@@ -12,7 +12,7 @@ from bench.core.errors import ConfigError
 TESTS = Path(__file__).parent.parent
 PROOFS = {
     "train/test_loop_settings.py::test_a_setting_of_the_selection_is_that_of_the_reference":
-        "selector selector_params k keep scope min_keep_per_response ties",
+        "selector selector_params k keep scope min_keep_per_response refill population ties",
     "train/test_loop_settings.py::test_a_setting_of_the_loss_is_that_of_the_reference":
         "objective normalize",
     "train/test_loop_settings.py::test_objective_params_are_those_of_the_reference":

@@ -33,7 +33,16 @@ class Tokens:
     position: Tensor
 
 
-def scores(tokens: Tokens, selector: str, k: int, beta: float = 1.0) -> list[float]:
+def clipped(x: Tensor, padding: int) -> Tensor:
+    """x between its 5 % and 95 % quantiles, 0 to 1; so many zeros count among the values."""
+    values = torch.cat([x, x.new_zeros(padding)])
+    low, high = torch.quantile(values, torch.tensor([0.05, 0.95], dtype=x.dtype))
+    return ((x - low) / (high - low)).clamp(0, 1)
+
+
+def scores(
+    tokens: Tokens, selector: str, k: int, padding: int = 0, beta: float = 1.0
+) -> list[float]:
     """Of the few rules that the proofs use."""
     p, q, y = tokens.p.detach(), tokens.q, tokens.y
     match selector:
@@ -45,6 +54,9 @@ def scores(tokens: Tokens, selector: str, k: int, beta: float = 1.0) -> list[flo
             found = entropy(p)
         case "teachability_raw":
             found = kl(q, p) * (among_top(p, k) * q.exp()).sum(-1)
+        case "teachability":
+            mass = (among_top(p, k) * q.exp()).sum(-1)
+            found = clipped(kl(q, p), padding) * clipped(mass, padding)
         case "dial":
             gap, change = (at(q, y) - at(p, y)).abs(), (at(q, y).exp() - at(p, y).exp()).abs()
             found = gap ** (1 - beta) * change**beta
@@ -56,24 +68,29 @@ def scores(tokens: Tokens, selector: str, k: int, beta: float = 1.0) -> list[flo
 def chosen(experiment: Experiment, tokens: Tokens, sample: Rollout, step: int) -> Tensor:
     """bool (N,): the best of the batch, or of each response, and each response's minimum."""
     keep = 1.0 if experiment.selector == "full" else experiment.keep
-    score = scores(tokens, experiment.selector, experiment.k, **experiment.selector_params)
     shape = (len(sample.row_key_B), sample.mask_BT.shape[1])
+    padding = shape[0] * shape[1] - len(tokens.y) if experiment.population == "rows" else 0
+    own, fill = experiment.selector, experiment.refill
+    score = scores(tokens, own, experiment.k, padding, **experiment.selector_params)
+    filling = score if fill == "own" else scores(tokens, fill, experiment.k, padding)
     hashed = keyed_bits(experiment.seed, "tie", step, sample.row_key_B, shape)
     places = list(zip(tokens.row.tolist(), tokens.position.tolist(), strict=True))
 
-    def rank(n: int) -> tuple:
+    def rank(n: int, score: list[float]) -> tuple:
         row, position = places[n]
         earlier = (position, row)
         return (-score[n], int(hashed[row, position]) if experiment.ties == "hash" else earlier)
 
-    order = sorted(range(len(places)), key=rank)
+    order = sorted(range(len(places)), key=lambda n: rank(n, score))
     rows = [[n for n in order if places[n][0] == row] for row in range(shape[0])]
     units = [order] if experiment.scope == "batch" else rows
     found = torch.zeros(len(places), dtype=torch.bool)
     for unit in units:
         found[unit[: math.ceil(Fraction(str(keep)) * len(unit))]] = True
     for row in rows:
-        found[row[: experiment.min_keep_per_response]] = True
+        if fill == "own" or not found[row].any():
+            best = sorted(row, key=lambda n: rank(n, filling))
+            found[best[: experiment.min_keep_per_response]] = True
     return found
 
 

@@ -23,8 +23,12 @@ def run_id(**settings):
 def test_the_ids_of_the_committed_rows_recompute():
     rows = [json.loads(line) for line in (ROOT / "results/rows.jsonl").read_text().splitlines()]
     assert len(rows) > 90
+    superseded = json.loads((ROOT / "results/superseded.json").read_text())
+    assert set(superseded) < {row["run_id"] for row in rows}
     for row in rows:
-        assert run_id(**row["experiment"]) == row["run_id"]
+        is_current = run_id(**row["experiment"]) == row["run_id"]
+        assert is_current != (row["run_id"] in superseded)
+    assert {run_id.partition("-")[0] for run_id in superseded} == {"teachability_released"}
 
 
 def test_a_field_added_later_names_a_run_only_where_it_differs_from_its_default():
@@ -39,6 +43,30 @@ def test_a_field_added_later_names_a_run_only_where_it_differs_from_its_default(
     plain = run_id()
     assert run_id(thinking="pair", eval_samples=None) == plain
     assert run_id(thinking="on") != plain
+
+
+def test_a_refill_is_a_plain_score_of_an_experiment_that_fills():
+    plain = run_id(min_keep_per_response=1)
+    assert run_id(min_keep_per_response=1, refill="own") == plain
+    assert run_id(min_keep_per_response=1, refill="entropy") != plain
+    filled = make_plan(
+        Experiment.parse({"min_keep_per_response": 1, "refill": "entropy"}), Runtime()
+    )
+    assert set(filled.points_to) == {"selector", "refill", "teacher", "student"}
+    for name, why in (("full", "keeps every token"), ("adakd", "no plain score"),
+                      ("scope", "no plain score"), ("nothing", "unknown name")):  # fmt: skip
+        with pytest.raises(ConfigError, match=why):
+            run_id(min_keep_per_response=1, refill=name)
+    with pytest.raises(ConfigError, match="min_keep_per_response 0 nothing is filled"):
+        run_id(refill="entropy")
+    with pytest.raises(ConfigError, match="each fill by their own score"):
+        make_plan(filled.experiment, Runtime(shadow=("entropy",)))
+
+
+def test_rows_are_no_population_of_an_expression():
+    assert run_id(population="rows") != run_id()
+    with pytest.raises(ConfigError, match="population: 'rows' is not accepted with the expression"):
+        run_id(population="rows", selector="soft_or(entropy, forward_kl)")
 
 
 def test_a_later_engine_or_task_makes_new_runs(monkeypatch):

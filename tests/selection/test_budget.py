@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from score_cases import KEEPS, cases
 
-from bench.selection.budget import budget, select_tokens
+from bench.selection.budget import budget, refill_empty, select_tokens
 
 
 def exact_ceil(keep: str, n: int) -> int:
@@ -201,3 +201,19 @@ def test_bad_input_is_named(change, message):
     arguments = {"score_BT": torch.zeros(2, 3), "mask_BT": torch.ones(2, 3) > 0, **change}
     with pytest.raises(ValueError, match=message):
         select_tokens(**arguments)
+
+
+def test_only_a_response_that_keeps_nothing_is_filled_by_the_other_score():
+    mask_BT = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
+    score_BT = torch.tensor([[9.0, 8, 7], [3, 2, 0], [1, 0, 0], [0, 0, 0]])
+    other_BT = torch.tensor([[0.0, 1, 2], [1, 5, 9], [0, 9, 9], [9, 9, 9]])
+    selected_BT = select_tokens(score_BT, mask_BT, keep=0.3)
+    assert selected_BT.tolist() == [[True, True, False], *[[False] * 3] * 3]
+    filled_BT = refill_empty(selected_BT, other_BT, mask_BT, count=1)
+    assert filled_BT[0].equal(selected_BT[0]), "it keeps two"
+    assert filled_BT[1:].tolist() == [[False, True, False], [True, False, False], [False] * 3]
+    assert refill_empty(selected_BT, other_BT, mask_BT, count=2)[1].tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="NaN"):
+        refill_empty(selected_BT, other_BT * torch.nan, mask_BT, count=1)
+    nothing_BT = torch.zeros_like(mask_BT)
+    assert refill_empty(nothing_BT, other_BT, nothing_BT, count=1).equal(nothing_BT)

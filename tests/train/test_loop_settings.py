@@ -14,6 +14,7 @@ from bench.core.config import OBJECTIVES
 
 ENTROPY = {"selector": "entropy", "keep": 0.2}
 TEACHABILITY = {"selector": "teachability_raw", "keep": 0.3}
+FILLED = {"selector": "entropy", "keep": 0.03, "min_keep_per_response": 1}
 TIED = {"selector": "first", "keep": 0.07}
 """The cut lies among tokens of one score."""
 
@@ -24,6 +25,8 @@ SELECTION = {
     "keep": (ENTROPY, [0.1, 0.4]),
     "scope": (ENTROPY, ["batch", "response"]),
     "min_keep_per_response": (ENTROPY, [0, 3]),
+    "refill": (FILLED, ["own", "teachability_raw"]),
+    "population": ({"selector": "teachability", "keep": 0.2}, ["sampled", "rows"]),
     "ties": (TIED, ["hash", "earlier"]),
     "seed": (TIED, [0, 1, 2]),
 }
