@@ -213,7 +213,7 @@ def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
     for table in tables:
         if is_main(table) and not table.has_no_keep:
             for line in table.arms():
-                if line.selector in names and line.keep in keeps:
+                if line.rule in names and line.keep in keeps:
                     rows.append((
                         "measured here", f"regime {table.regime}", table.task, table.pair,
                         line.label, f"{line.keep:g}", points(line.accuracy, False),

@@ -83,7 +83,7 @@ def make_tables(
         ]
         tables += _tables(pair, task, changes, own, borrowed)
     tables = [
-        replace(table, warnings=(*table.warnings, *left_out_warnings(left_out, table.selectors)))
+        replace(table, warnings=(*table.warnings, *left_out_warnings(left_out, table.rules)))
         for table in tables
     ]
     tuned = [table for tuning in tunings for table in _tuned_tables(rows, tuning)]

@@ -59,6 +59,11 @@ class Line:
     """Of one seed's mean, moderated over the arms of the table; None for one seed."""
 
     @property
+    def rule(self) -> str:
+        """The selector without the version that an older or a corrected one is named with."""
+        return self.selector.partition("@")[0]
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.seed for run in self.runs)
 
@@ -155,8 +160,8 @@ class Table:
         return self.changes.get("steps", DEFAULTS["steps"])
 
     @property
-    def selectors(self) -> set[str]:
-        return {line.selector for line in self.arms()}
+    def rules(self) -> set[str]:
+        return {line.rule for line in self.arms()}
 
     def arms(self, selector: str | None = None) -> list[Line]:
         """The trained lines, perhaps of one selector only."""

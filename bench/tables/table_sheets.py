@@ -223,7 +223,7 @@ def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
     for place, table in enumerate(shown):
         for line in table.lines:
             is_shown = line.selector in ("", "full") or (
-                line.selector.partition("@")[0] in HEADLINE and line.keep == keep
+                line.rule in HEADLINE and line.keep == keep
             )
             if is_shown:
                 named.setdefault(line.label, [None] * len(shown))[place] = line

@@ -123,12 +123,12 @@ def engine_warnings(runs: Iterable[Row]) -> list[str]:
     return [f"Warning: rows of engine versions {named} stand in this table and are compared"]
 
 
-def left_out_warnings(left_out: Mapping[str, int], selectors: Iterable[str]) -> list[str]:
-    """For each rule of a table that has rows of older versions."""
+def left_out_warnings(left_out: Mapping[str, int], rules: Iterable[str]) -> list[str]:
+    """For each of these rules that has rows of older versions."""
     return [
         f"Warning: {left_out[rule]} rows of older versions of {rule} are left out; --versions all "
         "shows them"
-        for rule in sorted({name.partition("@")[0] for name in selectors} & set(left_out))
+        for rule in sorted(set(rules) & set(left_out))
     ]
 
 

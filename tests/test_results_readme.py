@@ -1,0 +1,233 @@
+"""The numbers of results/README.md are those of the tables, in the order in which they stand."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.sweep.sweep_file import read_claims
+from bench.tables.claims import answers
+from bench.tables.leaderboard import make_tables
+from bench.tables.rows import read_rows, read_tuned
+from bench.tables.sheet import points
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+README = (RESULTS / "README.md").read_text()
+TWO, THREE = "tiny-qwen2.5", "tiny-qwen3"
+FKL, LONG, TUNED = "objective=forward_kl", "steps=240", "default, learning_rate tuned"
+RELEASED = "teachability_released@floor-first"
+
+
+@cache
+def rows(name):
+    return pd.read_csv(RESULTS / name / "leaderboard.csv")
+
+
+def cell(column, pair, rule, regime="default", keep=0.05, of="."):
+    """A number of the table, as points."""
+    found = rows(of)
+    found = found[(found.pair == pair) & (found.selector == rule) & (found.regime == regime)]
+    if rule not in ("full", "untrained"):
+        found = found[found.keep == keep]
+    (value,) = found[column]
+    return value
+
+
+def acc(*where, **more):
+    return points(cell("accuracy", *where, **more), False)
+
+
+def full(*where, **more):
+    return points(cell("vs_full", *where, **more))
+
+
+def rnd(*where, **more):
+    return points(cell("vs_random", *where, **more))
+
+
+@cache
+def claims():
+    texts = {"rows": (RESULTS / "rows.jsonl").read_text()}
+    tunings = [read_tuned(str(p), p.read_text()) for p in sorted(RESULTS.glob("tuning/*.json"))]
+    files = sorted((ROOT / "sweeps").glob("*.toml"))
+    named = [found for file in files if (found := read_claims(file)) is not None]
+    tables = make_tables(read_rows(texts), tunings)
+    return {(a.claim.reference, a.table.pair, a.table.regime): a for a in answers(tables, named)}
+
+
+def claim(reference, pair, regime="default", outcome="not shown"):
+    """teachability − reference, where the table says that outcome."""
+    answer = claims()[reference, pair, regime]
+    assert answer.outcome == outcome, (reference, pair, regime, answer.outcome)
+    return points(answer.difference.mean)
+
+
+def spread(column, pairs, names, regimes=("default",), keep=0.05, of=".", sign=True):
+    values = [cell(column, p, n, r, keep, of) for p in pairs for n in names for r in regimes]
+    return points(min(values), sign), points(max(values), sign)
+
+
+TEN = ("tip", "teachability_split", "reverse_kl", "entropy", "teachability_conditional",
+       "low_student_logprob", "abs_gap", "teachability", RELEASED,
+       "teachability_entropy")  # fmt: skip
+OPPOSITE = "the opposite shown"
+
+
+def of_claims():
+    low, high = spread("vs_random", (TWO, THREE), TEN, sign=False)
+    others = {n for n in rows(".").selector.unique() if n not in ("random", "first", "full")}
+    at_20 = rows(".")
+    at_20 = at_20[(at_20.regime == "default") & (at_20.keep == 0.2) & at_20.selector.isin(others)]
+    detected = [
+        cell(f"vs_full_smallest_detectable{n}", TWO, "teachability", "paper") for n in ("", "_holm")
+    ]
+    holm = claims()["incompatible", THREE, FKL].difference.crossed.ci95[0]
+    return [
+        full(TWO, "random"), full(THREE, "random"), full(TWO, "first"), full(THREE, "first"),
+        low, high,
+        points(at_20.vs_full.abs().max(), False),
+        claim("full", TWO), claim("full", THREE, outcome=OPPOSITE), claim("full", TWO, "paper"),
+        claim("full", THREE, "paper"), claim("full", TWO, LONG), claim("full", THREE, LONG),
+        claim("full", TWO, FKL, OPPOSITE), claim("full", THREE, FKL),
+        full(TWO, "teachability", keep=0.5), full(THREE, "teachability", keep=0.5),
+        *(points(value, False) for value in detected),
+        claim("entropy", TWO), claim("entropy", THREE), claim("entropy", TWO, "paper"),
+        claim("entropy", THREE, "paper"), claim("entropy", TWO, FKL, OPPOSITE),
+        claim("entropy", THREE, FKL),
+        *(claim("forward_kl", TWO, regime, "shown") for regime in ("default", "paper", FKL, LONG)),
+        claim("forward_kl", THREE, outcome=OPPOSITE), claim("forward_kl", THREE, LONG, OPPOSITE),
+        *(acc(pair, name) for name in ("reverse_kl", "forward_kl") for pair in (TWO, THREE)),
+        claim("reverse_kl", TWO), claim("reverse_kl", THREE, outcome=OPPOSITE),
+        claim("incompatible", TWO, outcome="shown"), claim("incompatible", THREE, outcome="shown"),
+        claim("incompatible", TWO, "paper", "shown"), claim("incompatible", THREE, "paper"),
+        claim("incompatible", TWO, FKL, "shown"), claim("incompatible", THREE, FKL), points(holm),
+        full(TWO, "incompatible", keep=0.2), full(THREE, "incompatible", keep=0.2),
+        claim("tip", TWO), claim("tip", THREE), claim("teachability_split", TWO),
+        claim("teachability_split", THREE, outcome=OPPOSITE), acc(TWO, "teachability_split"),
+        acc(THREE, "teachability_split"), acc(TWO, "tip"), acc(THREE, "tip"),
+        *(acc(pair, name) for pair in (TWO, THREE) for name in (
+            "teachability_split", "teachability_conditional", "teachability", RELEASED,
+            "teachability_entropy",
+        )),
+        acc(TWO, "full", FKL), acc(TWO, "untrained"), full(TWO, "entropy", FKL),
+        acc(TWO, "full", f"{FKL}, {LONG}"), acc(TWO, "entropy", f"{FKL}, {LONG}"),
+        *(acc(pair, name, regime) for regime in ("normalize=all", "default")
+          for name in ("random", "teachability") for pair in (TWO, THREE)),
+    ]  # fmt: skip
+
+
+KS = ("k=4", "k=8", "default", "k=32", "k=64")
+
+
+def of_settings():
+    (raw_two, raw_three) = (
+        spread("accuracy", (pair,), ("teachability_raw",), KS, sign=False) for pair in (TWO, THREE)
+    )
+    return [
+        *spread("accuracy", (TWO,), ("teachability",), KS, sign=False),
+        *spread("accuracy", (THREE,), ("teachability",), KS, sign=False),
+        *raw_three, *raw_two, acc(TWO, "forward_kl"),
+        acc(TWO, "full", TUNED), acc(TWO, "full"),
+        *(points(_random_tuned(pair)) for pair in (TWO, THREE)),
+        rnd(TWO, "teachability", TUNED), rnd(THREE, "teachability", TUNED),
+        rnd(TWO, "teachability"), rnd(THREE, "teachability"),
+        full(THREE, "teachability", TUNED), full(TWO, "teachability", TUNED),
+        full(THREE, "forward_kl", TUNED), full(TWO, "forward_kl", TUNED),
+    ]  # fmt: skip
+
+
+def _random_tuned(pair):
+    """Accuracy of `random` at its own rate less that at the shared one, over common seeds."""
+    tables = make_tables(
+        read_rows({"rows": (RESULTS / "rows.jsonl").read_text()}),
+        [read_tuned(str(p), p.read_text()) for p in sorted(RESULTS.glob("tuning/*.json"))],
+    )
+    tuned, shared = (
+        next(
+            dict(zip(line.seeds, line.accuracy_S, strict=True))
+            for table in tables
+            if table.pair == pair and table.regime == regime and not table.has_no_keep
+            for line in table.arms("random")
+            if line.keep == 0.05
+        )
+        for regime in (TUNED, "default")
+    )
+    common = sorted(set(tuned) & set(shared))
+    return sum(tuned[seed] - shared[seed] for seed in common) / len(common)
+
+
+def of_length():
+    return [
+        acc(TWO, "full", LONG), acc(THREE, "full", LONG),
+        full(THREE, "teachability", LONG), full(THREE, "teachability"),
+        full(TWO, "teachability", LONG), full(TWO, "teachability"),
+        acc(TWO, "forward_kl", LONG), acc(TWO, "untrained"), full(TWO, "forward_kl", LONG),
+        rnd(TWO, "forward_kl", LONG), acc(THREE, "forward_kl", LONG),
+        *(acc(pair, "random", regime) for regime in (LONG, "default") for pair in (TWO, THREE)),
+    ]  # fmt: skip
+
+
+SHARES = ("0", "0.1", "0.2", "0.4", "0.7")
+
+
+def of_mismatch():
+    pairs = {share: f"pairs/tiny-qwen2.5-style{share}" for share in SHARES}
+
+    def at(share, rule, what=full):
+        return what(pairs[share], rule, of="mismatch")
+
+    broken = [pairs[share] for share in SHARES[1:]]
+    return [
+        at("0", "forward_kl"), at("0.1", "forward_kl"), at("0.2", "forward_kl", acc),
+        at("0.7", "forward_kl", acc),
+        *(at(share, "teachability") for share in SHARES),
+        *spread("vs_full", pairs.values(), ("entropy", "tip"), of="mismatch"),
+        *spread("vs_full", broken, ("incompatible",), of="mismatch"),
+        *spread("seed_sd", broken, ("incompatible",), of="mismatch", sign=False),
+        at("0", "incompatible", rnd),
+        *spread("accuracy", pairs.values(), ("full",), of="mismatch", sign=False),
+        *(_against_entropy(pair) for pair in pairs.values()),
+    ]  # fmt: skip
+
+
+def _against_entropy(pair):
+    found = rows("mismatch")
+    accuracy = found[found.pair == pair].set_index("selector").accuracy
+    return points(accuracy["teachability"] - accuracy["entropy"])
+
+
+SECTIONS = {
+    "The claims": of_claims,
+    "Does K matter? Does the learning rate?": of_settings,
+    "The end point, or only early speed?": of_length,
+    "At which mismatch does each rule break?": of_mismatch,
+}
+NUMBER = re.compile(r"(?<![\d.A-Za-z])[+−]?\d+\.\d(?!\d)")
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_number_of_a_section_is_that_of_the_tables(title):
+    text = README.split(f"## {title}\n")[1].split("\n## ")[0]
+    text = re.sub(r"`[^`]*`|\([^)]*\.(?:md|png|toml)\)", "", text)
+    assert NUMBER.findall(text) == SECTIONS[title]()
+
+
+def test_verdicts_that_the_text_calls_ties_are_ties():
+    for keep in (0.2, 0.5):
+        assert cell("vs_full_verdict", TWO, "teachability", keep=keep) == "tie"
+    assert cell("vs_full_verdict", THREE, "teachability", keep=0.5) == "tie"
+    for pair in (TWO, THREE):
+        for rule in ("tip", "teachability_split"):
+            assert cell("vs_full_verdict", pair, rule) == "tie"
+        assert cell("vs_full_verdict", pair, "incompatible", keep=0.2) == "tie"
+    assert cell("vs_full_verdict", TWO, "teachability", LONG) == "tie"
+    assert cell("vs_full_verdict", THREE, "teachability", LONG) == "worse"
+    for share in SHARES:
+        for rule in ("entropy", "tip", "teachability"):
+            pair = f"pairs/tiny-qwen2.5-style{share}"
+            assert cell("vs_full_verdict", pair, rule, of="mismatch") == "tie"
+    default = rows(".")[(rows(".").regime == "default") & (rows(".").keep == 0.05)]
+    assert not (default.vs_full_verdict == "better").any()
