@@ -114,6 +114,7 @@ def of_claims():
         )),
         acc(TWO, "full", FKL), acc(TWO, "untrained"), full(TWO, "entropy", FKL),
         acc(TWO, "full", f"{FKL}, {LONG}"), acc(TWO, "entropy", f"{FKL}, {LONG}"),
+        full(TWO, "entropy", f"{FKL}, {LONG}"),
         *(acc(pair, name, regime) for regime in ("normalize=all", "default")
           for name in ("random", "teachability") for pair in (TWO, THREE)),
     ]  # fmt: skip

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 TEST_VERSION = 1
 """1: variances of arms moderated, item component, scaled t. (0, no longer in the code: the crossed
-interval with Satterthwaite's degrees of freedom, whose family-wise error was 8 to 59 %.)"""
+interval with Satterthwaite's degrees of freedom, whose family-wise error was up to 88 %.)"""
 MIN_SEEDS = 3
 """Common seeds that a verdict needs: the simulation holds for no fewer."""
 MIN_ARMS_TO_CENTRE = 6

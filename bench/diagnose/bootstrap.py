@@ -8,7 +8,7 @@ same in draw d, the variance of the mean over seeds is
     V_prompt = Var_d(mean_s θ_ds)    V_seed = Var_s(θ_s)/S    V_both = mean_d Var_s(θ_ds - θ_s)/S
 
 (V_both is in each of the other two), and the interval is Student's with Satterthwaite's degrees of
-freedom, as `stats.crossed_difference` has it for runs and items. One seed: V_prompt alone.
+freedom, as `stats.crossed_mean` has it for runs and items. One seed: V_prompt alone.
 Variances over draws are taken from the draws' 2.5 to 97.5 % range: a few draws in which a fit has
 lost its only telling contexts must not make an interval of any width.
 """
