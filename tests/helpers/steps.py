@@ -44,6 +44,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def without_costs(record) -> dict:
     values = record.model_dump() if not isinstance(record, dict) else dict(record)
-    for name in ("seconds", "peak_memory_bytes", "provenance", "folder"):
+    for name in ("seconds", "peak_memory_bytes", "provenance", "folder", "ended"):
         del values[name]
     return values
