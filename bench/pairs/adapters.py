@@ -90,7 +90,8 @@ def base_of(path: str) -> tuple[str, str | None]:
 def attach(model: Any, path: str, *, merge: bool) -> Any:
     """The base model with the adapter of a folder; merged, it is a plain model again.
 
-    Raises ConfigError for an adapter that does not load.
+    Raises ConfigError for an adapter that does not load, and for one whose tensors are not those
+    that its settings ask for: peft would leave the model as it is, or fill in random ones.
     """
     check_peft()
     from peft import PeftModel
@@ -101,12 +102,39 @@ def attach(model: Any, path: str, *, merge: bool) -> Any:
             with warnings.catch_warnings():
                 # peft 0.21 asks transformers 5.23 for a property by its deprecated name.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+                warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
                 found = PeftModel.from_pretrained(model, path)
+            _check_applied(found, path)
             model = found.merge_and_unload(safe_merge=True)  # type: ignore[operator]
             model.requires_grad_(True)
         else:
             model.load_adapter(path)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            _check_applied(model, path)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise ConfigError(f"adapter {path!r} does not load: {first}") from error
     return model.eval()
+
+
+def _check_applied(model: Any, path: str) -> None:
+    """Raise ConfigError where the adapter's file lacks a tensor that the model now has of it, or
+    holds another.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
+
+    wanted = {_bare(name) for name in get_peft_model_state_dict(model)}
+    given = {_bare(name) for name in load_peft_weights(path, device="cpu")}
+    for names, what in ((wanted - given, "lacks"), (given - wanted, "holds, and no layer takes,")):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+            raise ConfigError(
+                f"adapter {path!r} does not fit: its file {what} {len(names)} tensors ({shown})"
+            )
+
+
+def _bare(name: str) -> str:
+    """A tensor's name without what peft puts around the model."""
+    return name.removeprefix("base_model.model.")

@@ -170,7 +170,7 @@ def declared_stop_ids(
 
 
 def content_sha256(path: str, revision: str | None = None) -> str:
-    """Hash of a local model folder's files; of the name and revision for a hub id.
+    """Hash of all files of a local model folder but prose; of the name and revision for a hub id.
 
     Nothing is downloaded. `main` moves: what it was is in the run's record (`commit_of`).
     """
@@ -194,7 +194,17 @@ def _content_sha256(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
     """`stamps` make a changed folder a new question; a sweep asks the old one 600 times."""
     digest = hashlib.sha256()
     for file in sorted(Path(path).iterdir()):
-        if file.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"}:
+        if file.is_file() and not _is_prose(file):
             digest.update(file.name.encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
+
+
+PROSE = (".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg")
+
+
+def _is_prose(file: Path) -> bool:
+    """A file of a model folder that no loader reads: hidden, a card, a licence, a picture."""
+    name = file.name
+    return name.startswith((".", "LICENSE", "NOTICE")) or file.suffix.lower() in PROSE

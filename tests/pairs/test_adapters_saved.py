@@ -1,12 +1,13 @@
 """Adapters on disk: saved, resumed, loaded by peft and transformers, scored and merged."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from lora_student import LORA, PAIRS, split
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_pair import pair_folder
 from steps import QUIET, experiment, metrics_lines, same, trainer, weights
 from transformers import AutoModelForCausalLM
@@ -140,3 +141,52 @@ def test_an_adapter_may_be_a_student_and_counts_with_its_base(done, tmp_path):
     (moved / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"its base model .*gone' is not here"):
         load_model(str(moved))
+
+
+def _renamed(tensors):
+    return {name.replace("self_attn", "attention"): value for name, value in tensors.items()}
+
+
+def _half(tensors):
+    return dict(list(tensors.items())[: len(tensors) // 2])
+
+
+def _more(tensors):
+    return tensors | {
+        "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": torch.ones(2)
+    }
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (_renamed, "its file lacks .* tensors"),
+        (_half, "its file lacks .* tensors"),
+        (_more, "its file holds, and no layer takes, 1 tensors"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_its_model_is_refused(done, tmp_path, change, message, merge):
+    """Not left out, and not filled in at random: the base would be scored in its place."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(done[0] / "model", folder)
+    file = folder / "adapter_model.safetensors"
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings["init_lora_weights"] = False
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    load_model(str(folder), merge=merge)
+    save_file(change(load_file(file)), file)
+    with pytest.raises(ConfigError, match=f"adapter .* does not fit: {message}"):
+        load_model(str(folder), merge=merge)
+
+
+def test_an_adapter_of_another_kind_is_refused(done, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(done[0] / "model", folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    for kind in ("LOHA", "IA3", "NOTHING"):
+        kept = ("base_model_name_or_path", "target_modules", "task_type")
+        changed = {"peft_type": kind, **{name: settings[name] for name in kept}}
+        (folder / "adapter_config.json").write_text(json.dumps(changed))
+        with pytest.raises(ConfigError, match="adapter .*"):
+            load_model(str(folder))

@@ -131,3 +131,47 @@ def test_the_content_hash_changes_with_the_weights_and_not_with_the_place(folder
     weights[-1] ^= 1
     (student / "model.safetensors").write_bytes(bytes(weights))
     assert content_sha256(str(student)) != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pytorch_model.bin", "adapter_model.bin", "model.gguf", "tf_model.h5", "modeling_own.py",
+     "vocab.tiktoken", "merges", "spiece.spm"],
+)  # fmt: skip
+def test_whatever_a_loader_may_read_is_in_the_hash(folder, name):
+    student = folder / "student"
+    before = content_sha256(str(student))
+    (student / name).write_bytes(b"one")
+    one = content_sha256(str(student))
+    (student / name).write_bytes(b"two")
+    assert len({before, one, content_sha256(str(student))}) == 3
+
+
+def test_prose_beside_a_model_is_not(folder):
+    student = folder / "student"
+    before = content_sha256(str(student))
+    for name in ("README.md", "LICENSE", ".gitattributes", "loss.PNG"):
+        (student / name).write_text("prose")
+    (student / "logs").mkdir()
+    assert content_sha256(str(student)) == before
+
+
+def test_two_students_that_differ_in_a_pytorch_file_are_two_runs(folder, tmp_path):
+    """Weights as torch saves them, without a safetensors file."""
+    from safetensors.torch import load_file
+
+    from bench.core.config import Experiment, Runtime
+    from bench.run.plan import make_plan
+
+    ids = []
+    for scale in (1.0, 1.01):
+        place = tmp_path / str(scale)
+        shutil.copytree(folder, place)
+        file = place / "student" / "model.safetensors"
+        torch.save(
+            {n: w * scale for n, w in load_file(file).items()},
+            place / "student" / "pytorch_model.bin",
+        )
+        file.unlink()
+        ids.append(make_plan(Experiment(pair=str(place)), Runtime(runs_dir=tmp_path)).run_id)
+    assert ids[0] != ids[1]
