@@ -67,6 +67,13 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task(phase, total=total, completed=done, numbers="")
 
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        elif self._mode == "lines":
+            print(text, file=sys.stderr, flush=True)
+
     def update(self, done: int, **numbers: float | str) -> None:
         """`done` pieces are there; `numbers` are shown beside them."""
         text = "  ".join(

@@ -5,6 +5,7 @@ written last).
 """
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,9 +148,21 @@ class RunFolder:
         """Steps that metrics.jsonl has a line for."""
         return self._metrics.read_text().count("\n") if self._metrics.exists() else 0
 
+    def metrics_hold(self, steps: int) -> bool:
+        """Does metrics.jsonl begin with exactly one whole line of each of so many steps?"""
+        lines = _lines(self._metrics)[:steps] if self._metrics.exists() else []
+        try:
+            found = [json.loads(line) for line in lines]
+            numbers = [line["loss"] for line in found]
+            return [line["step"] for line in found] == list(range(1, steps + 1)) and all(
+                map(math.isfinite, numbers)
+            )
+        except (ValueError, KeyError, TypeError):
+            return False
+
     def curve(self) -> list[dict[str, Any]]:
         """The evaluations made during training, from metrics.jsonl."""
-        lines = [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        lines = [json.loads(line) for line in _lines(self._metrics)]
         return [
             {"step": line["step"], **line["evaluation"]} for line in lines if "evaluation" in line
         ]
@@ -157,7 +170,7 @@ class RunFolder:
     def signals(self) -> dict[str, dict[str, float]]:
         """Mean over steps of each logged signal's mean and quantiles, from metrics.jsonl."""
         values: dict[str, dict[str, list[float]]] = {}
-        for line in self._metrics.read_text().splitlines():
+        for line in _lines(self._metrics):
             for name, summary in json.loads(line)["signals"].items():
                 of_signal = values.setdefault(name, {})
                 for key in ("all", "q05", "q95"):
@@ -176,11 +189,16 @@ class RunFolder:
                 path.unlink()
 
 
+def _lines(path: Path) -> list[str]:
+    """Of a JSONL file: parted by newlines alone, since texts may hold other separators."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def _cut_lines(path: Path, steps: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in _lines(path):
         try:
             if json.loads(line)["step"] <= steps:
                 kept.append(line + "\n")
@@ -198,7 +216,7 @@ def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
     """The row of this run, if the file has it."""
     if not rows.exists():
         return None
-    lines = (json.loads(line) for line in rows.read_text().splitlines() if run_id in line)
+    lines = (json.loads(line) for line in _lines(rows) if run_id in line)
     return next((row for row in lines if row["run_id"] == run_id), None)
 
 

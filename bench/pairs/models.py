@@ -110,11 +110,11 @@ def load_model(path: str, revision: str | None = None, *, merge: bool = True) ->
     A folder with an adapter gives its base model with the adapter merged into the weights, or, with
     `merge` False, beside them: the same up to rounding, and the same bits as in training.
     Raises ConfigError naming the path; also for files without some weight, which transformers would
-    fill with random numbers.
+    fill with random numbers, and for weights that are not finite.
     """
     transformers_logging.disable_progress_bar()
     if is_adapter(path):
-        return attach(load_model(*base_of(path)), path, merge=merge)
+        return _finite(attach(load_model(*base_of(path)), path, merge=merge), path)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             path, dtype=torch.float32, revision=revision or "main", output_loading_info=True
@@ -126,7 +126,20 @@ def load_model(path: str, revision: str | None = None, *, merge: bool = True) ->
         raise ConfigError(
             f"model {path!r} does not load: its files lack {len(absent)} weights ({shown})"
         )
-    return model.eval()
+    return _finite(model.eval(), path)
+
+
+def _finite(model: PreTrainedModel, path: str) -> PreTrainedModel:
+    """The model. Raises ConfigError where a weight is NaN or infinite: it would answer nothing, and
+    its accuracy of 0 would be a number like any other.
+    """
+    broken = [name for name, w in model.named_parameters() if not bool(w.isfinite().all())]
+    if broken:
+        shown = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+        raise ConfigError(
+            f"model {path!r} is broken: {len(broken)} weights hold NaN or infinity ({shown})"
+        )
+    return model
 
 
 def _does_not_load(what: str, path: str, error: Exception) -> ConfigError:

@@ -50,7 +50,7 @@ def evaluate_checkpoint(
     What is not given is the run's own; for other models, the defaults of Experiment. `changes` are
     Experiment fields: eval_items, eval_samples, eval_temperature, eval_top_p, eval_max_new_tokens,
     chat, thinking.
-    Raises ConfigError for a path that holds no model.
+    Raises ConfigError for a path that holds no model, and for one that could not end a response.
     """
     where, settings = find_checkpoint(path, runtime)
     check_tasks(list(tasks))
@@ -59,6 +59,12 @@ def evaluate_checkpoint(
     pair = pair_of(experiment) if settings else alone(where, experiment)
     model, tokenizer = load_model(where, merge=False), load_tokenizer(where)
     stops = pair.stop_ids.get("student") or stop_ids(model, tokenizer)
+    size = min(len(tokenizer), model.config.vocab_size)
+    if not any(stop < size for stop in stops):
+        raise ConfigError(
+            f"path: {path!r} can end no response: its stop tokens {list(stops)} lie outside its "
+            f"{size:,} ids; mend eos_token_id in its files"
+        )
     accelerator = make_accelerator(experiment, runtime)
     model = model.to(accelerator.device)
     with open_progress(runtime.progress) as progress:

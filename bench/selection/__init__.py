@@ -2,6 +2,7 @@
 
 signals         TokenSignals: what a selector may read
 formulas        how each signal is computed from two chunks of logits
+guard           what a rule may not do while it scores
 population      quantiles, ranks and normalisations over the sampled tokens
 selector        a rule with its parameters bound, and its memory
 registry        `@selector`, and a rule by name, module or file

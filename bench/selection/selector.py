@@ -73,12 +73,15 @@ class Selector:
         """
         import torch
 
+        from bench.selection.guard import alone
+
         absent = [name for name in self.needs if getattr(signals, name) is None]
         if absent:
             raise SelectorError(f"selector {self.name!r} needs {', '.join(absent)}: not computed")
         with torch.no_grad():
             try:
-                score_BT = self.score_unchecked(signals.only(self.needs))
+                with alone(signals):
+                    score_BT = self.score_unchecked(signals.only(self.needs))
             except SelectorError:
                 raise
             except Exception as error:  # a user's rule may raise anything; the message names it
@@ -102,7 +105,15 @@ class Selector:
                 f"selector {self.name!r} has a memory, so it returns (score_BT, state), "
                 f"not {type(returned).__name__}"
             )
-        score_BT, self.memory.state = returned
+        from bench.selection.guard import odd_part
+
+        score_BT, state = returned
+        if (odd := odd_part(state)) is not None:
+            raise SelectorError(
+                f"selector {self.name!r} put what no checkpoint can load again in its memory "
+                f"({odd}); accepted: tensors, numbers, words, and lists and dicts of these"
+            )
+        self.memory.state = state
         return score_BT
 
     def _check(self, score_BT: Any, mask_BT: "Tensor") -> None:

@@ -168,7 +168,8 @@ def read_shadow(text: str, run_id: str) -> Overlap:
 def _read_lines(text: str, run_id: str) -> list[dict[str, Any]]:
     """The lines of one panel; ConfigError where there is none, or they are not of one panel."""
     lines = []
-    for number, line in enumerate(text.splitlines(), 1):
+    whole = text.removesuffix("\n").split("\n") if text else []
+    for number, line in enumerate(whole, 1):
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError as error:

@@ -160,6 +160,12 @@ def _row(line: str, place: str, is_cut: bool) -> Row:
     for who in (*BASELINES, "trained"):
         for task, score in row.scores.get("trained", {}).items():
             n = len(row.items.get(who, {}).get(task, ()))
+            wrong = [x for x in row.items.get(who, {}).get(task, ()) if not 0 <= x <= 1]
+            if wrong:
+                raise ConfigError(
+                    f"{place}: run {row.run_id!r} has a score of {wrong[0]} of {task} ({who}); "
+                    "accepted: 0 to 1"
+                )
             if n == 0 or n != score["n"]:
                 raise ConfigError(
                     f"{place}: run {row.run_id!r} has {n} scores of {task} ({who}), not "

@@ -61,7 +61,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             import pyarrow.parquet
 
             return pyarrow.parquet.read_table(path).to_pylist()
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
     rows = []

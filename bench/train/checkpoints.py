@@ -1,10 +1,11 @@
 """Checkpoints of a run: written to a temporary name, synced, renamed; the last two are kept."""
 
+import hashlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from bench.selection.selector import Selector
 KEPT = 2
 SELECTOR_FILE = "selector.pt"
 """The memory of the run's rule, where it has one."""
+SUMS_FILE = "sums.json"
+"""SHA-256 of every other file of a checkpoint."""
 TRAINED_FILE = "trained.safetensors"
 """What is trained, where that is a part of the model."""
 
@@ -35,6 +38,18 @@ class Checkpoint:
 
     step: int
     path: Path
+
+    def damage(self) -> str | None:
+        """What its files show to be wrong with it; None where they are as they were written."""
+        try:
+            sums = json.loads((self.path / SUMS_FILE).read_text())
+            found = _sums(self.path)
+        except (OSError, ValueError) as error:
+            return f"{SUMS_FILE} cannot be read: {type(error).__name__}"
+        if not isinstance(sums, dict) or sums.keys() != found.keys():
+            return "files are missing or were added"
+        changed = sorted(name for name, digest in sums.items() if found[name] != digest)
+        return f"{', '.join(changed)} changed" if changed else None
 
     def load(self, accelerator: Accelerator) -> dict[str, Any]:
         """Put model, optimizer, schedule and generators back; returns the saved totals."""
@@ -84,6 +99,42 @@ def full_state(accelerator: Accelerator, student: torch.nn.Module) -> dict[str, 
     return {name.removeprefix("model."): value for name, value in state.items()}
 
 
+def settle_checkpoint(
+    folder: Path, holds: Callable[[int], bool], say: Callable[[str], None]
+) -> int:
+    """Step of the newest checkpoint that is as it was written and whose log holds; 0 for none.
+
+    Newer ones are set aside, and said: what they are for is done again.
+    """
+    for checkpoint in reversed(_complete(folder)):
+        why = checkpoint.damage()
+        if why is None and not holds(checkpoint.step):
+            why = f"metrics.jsonl has not each step from 1 to {checkpoint.step} once"
+        if why is None:
+            return checkpoint.step
+        aside = folder / f".damaged-{checkpoint.path.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.path.rename(aside)
+        say(f"the checkpoint of step {checkpoint.step} is damaged and set aside as {aside}: {why}")
+    return 0
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """file -> SHA-256, of all files but the one that holds these."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != SUMS_FILE:
+            with file.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+            found[file.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def checkpoint_of(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint after so many steps."""
+    return Checkpoint(step, folder / f"step-{step:06d}")
+
+
 def last_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest complete checkpoint, if any."""
     found = _complete(folder)
@@ -107,6 +158,7 @@ def save_checkpoint(
         if selector.has_memory:
             torch.save(selector.state_dict(), temporary / SELECTOR_FILE)
         write_json(temporary / "totals.json", totals)
+        write_json(temporary / SUMS_FILE, _sums(temporary))
         for file in temporary.rglob("*"):
             sync(file)
         sync(temporary)
@@ -133,6 +185,6 @@ def _complete(folder: Path) -> list[Checkpoint]:
     found = []
     for path in folder.glob("step-*"):
         match = re.fullmatch(r"step-(\d+)", path.name)
-        if match and (path / "totals.json").is_file():
+        if match:
             found.append(Checkpoint(int(match.group(1)), path))
     return sorted(found, key=lambda checkpoint: checkpoint.step)

@@ -22,7 +22,12 @@ from bench.selection.budget import Selection, refill_empty, select_tokens
 from bench.selection.registry import SelectorError
 from bench.selection.signals import TokenSignals, base_signals, with_signals
 from bench.tasks.prompts import PromptSet
-from bench.train.checkpoints import last_checkpoint, save_checkpoint
+from bench.train.checkpoints import (
+    checkpoint_of,
+    last_checkpoint,
+    save_checkpoint,
+    settle_checkpoint,
+)
 from bench.train.extra_signals import ExtraSources, extra_signal
 from bench.train.loss import LossInputs, LossOutputs, accumulate_loss, token_scale
 from bench.train.metrics import StepTaken, Timer, Totals, line_of
@@ -269,7 +274,7 @@ def train(
     """
     experiment, folder, runtime = trainer.experiment, trainer.folder, trainer.runtime
     processes = trainer.processes
-    first = resume(trainer)
+    first = resume(trainer, progress)
     progress.start("train", experiment.steps, first)
     began = perf_counter() - trainer.totals.wall
     tracks: list[Track] = []
@@ -303,14 +308,18 @@ def train(
     return trainer.totals
 
 
-def resume(trainer: Trainer) -> int:
-    """Put the last checkpoint back, if there is one, and cut the logs to it; returns its step."""
-    first = 0
-    if (checkpoint := last_checkpoint(trainer.folder.checkpoints)) is not None:
+def resume(trainer: Trainer, progress: Progress) -> int:
+    """Put the last checkpoint that is whole back, if there is one, and cut the logs to it; returns
+    its step."""
+    folder, processes = trainer.folder, trainer.processes
+    first = processes.lead(
+        lambda: settle_checkpoint(folder.checkpoints, folder.metrics_hold, progress.note)
+    )
+    if first:
+        checkpoint = checkpoint_of(folder.checkpoints, first)
         trainer.totals = Totals(**checkpoint.load(trainer.accelerator))
         checkpoint.load_selector(trainer.selector)
-        first = checkpoint.step
-    trainer.processes.lead(lambda: trainer.folder.cut_logs(first))
+    processes.lead(lambda: folder.cut_logs(first))
     place_frozen(trainer.setup, trainer.experiment, trainer.runtime)
     return first
 

@@ -143,4 +143,4 @@ def _read_sent(path: Path) -> dict[str, int]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
-        yield from map(json.loads, path.read_text().splitlines())
+        yield from map(json.loads, filter(None, path.read_text(encoding="utf-8").split("\n")))

@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_pair import loaded_pair, pair_folder, save_model
 
+from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError
 from bench.core.sampling import EXCLUDED_LOGIT, Vocabulary
 from bench.pairs.models import content_sha256, load_pair
 from bench.pairs.pair import Pair, get_pair
+from bench.run.plan import make_plan
 
 
 @pytest.fixture
@@ -158,11 +161,6 @@ def test_prose_beside_a_model_is_not(folder):
 
 def test_two_students_that_differ_in_a_pytorch_file_are_two_runs(folder, tmp_path):
     """Weights as torch saves them, without a safetensors file."""
-    from safetensors.torch import load_file
-
-    from bench.core.config import Experiment, Runtime
-    from bench.run.plan import make_plan
-
     ids = []
     for scale in (1.0, 1.01):
         place = tmp_path / str(scale)
@@ -175,3 +173,15 @@ def test_two_students_that_differ_in_a_pytorch_file_are_two_runs(folder, tmp_pat
         file.unlink()
         ids.append(make_plan(Experiment(pair=str(place)), Runtime(runs_dir=tmp_path)).run_id)
     assert ids[0] != ids[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, value):
+    """By whatever loads the model: such a student would score 0.0 % without a word."""
+    file = folder / "student" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in sorted(tensors) if "q_proj" in name)
+    tensors[name][0, 0] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=f"is broken: 1 weights hold NaN or infinity .{name}."):
+        load_pair(get_pair(str(folder)))

@@ -53,3 +53,11 @@ def test_a_later_field_stated_at_its_default_is_the_default_regime():
     """A dump leaves it out; a row of the version that brought the field may hold it."""
     assert regime_changes({**DEFAULTS, "reference": "student"}) == {}
     assert regime_changes({**DEFAULTS, "reference": "x"}) == {"reference": "x"}
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), 7, -0.5, 1e308])
+@pytest.mark.parametrize("who", ["untrained", "trained", "teacher"])
+def test_a_score_that_is_none_is_refused(score, who):
+    made = row("full", 1.0, 0)
+    made["items"][who]["tiny_math"][3] = score
+    assert f"0.jsonl:1: run '{made['run_id']}' has a score of" in refused(text([made]))

@@ -1,12 +1,17 @@
 """Checkpoints are whole or not there, and the last two are kept."""
 
+import json
+import shutil
+
 import pytest
 from safetensors import SafetensorError
-from steps import trainer
+from steps import metrics_lines, same, trainer, weights
 
 from bench.core.errors import BenchError
 from bench.core.progress import Progress
+from bench.core.records import RunFolder
 from bench.core.stopping import StopRequest
+from bench.train.checkpoints import SUMS_FILE, checkpoint_of
 from bench.train.loop import train
 
 
@@ -33,3 +38,103 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     train(found, Progress("off"), StopRequest(), dict)
     names = sorted(path.name for path in found.folder.checkpoints.iterdir())
     assert names == ["step-000003", "step-000004"]
+
+
+def _bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "a bit": _bit,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-7]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "deleted": lambda file: file.unlink(),
+    "one more": lambda file: file.with_name("added.bin").write_bytes(b"x"),
+}
+
+
+def trained_in_two(tmp_path):
+    """A run of four steps with checkpoints of 3 and 4; and what continues it."""
+    found = trainer(tmp_path, {"checkpoint_every": 1}, steps=4)
+    train(found, Progress("off"), StopRequest(), dict)
+    return found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    found = trained_in_two(tmp_path_factory.mktemp("run"))
+    folder = checkpoint_of(found.folder.checkpoints, 4).path
+    return sorted(file.name for file in folder.rglob("*") if file.is_file())
+
+
+def test_a_checkpoint_says_what_each_of_its_files_holds(files):
+    assert {"model.safetensors", "optimizer.bin", "totals.json", SUMS_FILE} <= set(files)
+
+
+@pytest.mark.parametrize("change", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_counts(
+    tmp_path, files, change, capsys
+):
+    """Every file of it in turn; the run ends with the weights of one that met no damage."""
+    whole = trained_in_two(tmp_path / "whole")
+    for name in files:
+        place = tmp_path / name
+        shutil.copytree(tmp_path / "whole", place)
+        again = trainer(place, {"checkpoint_every": 1}, steps=4)
+        newest = checkpoint_of(again.folder.checkpoints, 4)
+        assert newest.damage() is None
+        DAMAGE[change](newest.path / name)
+        train(again, Progress("lines"), StopRequest(), dict)
+        told = capsys.readouterr().err
+        assert f"the checkpoint of step 4 is damaged and set aside as {newest.path.parent}" in told
+        assert same(weights(whole), weights(again)), name
+        assert (
+            metrics_lines(again.folder.path)
+            and checkpoint_of(newest.path.parent, 4).damage() is None
+        )
+
+
+def test_with_every_checkpoint_damaged_the_run_begins_again(tmp_path, capsys):
+    whole = trained_in_two(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    again = trainer(tmp_path / "again", {"checkpoint_every": 1}, steps=4)
+    for step in (3, 4):
+        _bit(checkpoint_of(again.folder.checkpoints, step).path / "model.safetensors")
+    train(again, Progress("lines"), StopRequest(), dict)
+    assert capsys.readouterr().err.count("damaged and set aside") == 2
+    assert same(weights(whole), weights(again))
+    assert [json.loads(line)["step"] for line in metrics_lines(again.folder.path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[:1] + lines[2:],
+        lambda lines: [lines[0], *lines],
+        lambda lines: [lines[0], "{", *lines[2:]],
+        lambda lines: [lines[0], lines[1][:20], *lines[2:]],
+        lambda lines: [lines[0].replace('"loss":', '"loss":NaN,"was":'), *lines[1:]],
+        lambda lines: [],
+    ],
+)
+def test_a_log_that_lacks_a_step_is_not_gone_on_with(tmp_path, change, capsys):
+    whole = trained_in_two(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    again = trainer(tmp_path / "again", {"checkpoint_every": 1}, steps=4)
+    file = again.folder.path / "metrics.jsonl"
+    file.write_text("".join(line + "\n" for line in change(file.read_text().split("\n")[:-1])))
+    train(again, Progress("lines"), StopRequest(), dict)
+    assert "metrics.jsonl has not each step from 1 to 4 once" in capsys.readouterr().err
+    assert same(weights(whole), weights(again))
+    assert [json.loads(line)["step"] for line in metrics_lines(again.folder.path)] == [1, 2, 3, 4]
+
+
+def test_other_line_separators_part_no_line(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        folder.append_metrics({"step": step, "loss": 1.0, "signals": {}, "text": "a\u2028b\u0085c"})
+    assert folder.metrics_hold(2) and folder.signals() == {}
+    folder.cut_logs(1)
+    assert folder.metrics_hold(1) and not folder.metrics_hold(2)
