@@ -113,7 +113,11 @@ tokens of the batch from `signals.norm_q05`, `norm_minmax` and `percentile_rank`
 leave budget unspent says `abstains=True`, with `keep=1.0` if the budget is all its own; one that
 returns weights says `kind="weight"`; one whose scores read the sampled token says
 `reads_sampled_token=True`; one with a memory gives its first `state=` and is
-`rule(signals, state) -> (scores, state)`.
+`rule(signals, state) -> (scores, state)`, the state of tensors and plain values alone.
+
+Signals are read-only, and what a rule prints goes to standard error. A rule that was edited is
+another: its runs are new ones, and `bench leaderboard` counts those of its newest version
+(`--versions all` shows the older ones beside them).
 
 ## Ship rules in a package
 
