@@ -14,9 +14,13 @@ from torch import Tensor
 from bench.selection.signals import TokenSignals
 
 
+class Misdeed(Exception):
+    """What a rule did; the sentence's subject is the rule."""
+
+
 @contextmanager
 def alone(signals: TokenSignals) -> Iterator[None]:
-    """Around a rule's call: what it prints goes to standard error. Raises RuntimeError where it
+    """Around a rule's call: what it prints goes to standard error. Raises Misdeed where it
     leaves the interpreter or has written into a signal.
     """
     tensors = {name: value for name, value in vars(signals).items() if isinstance(value, Tensor)}
@@ -26,13 +30,14 @@ def alone(signals: TokenSignals) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except SystemExit as stop:
-        raise RuntimeError(f"it called sys.exit({stop.code!r})") from None
+        raise Misdeed(f"called sys.exit({stop.code!r})") from None
     written = [name for name, value in tensors.items() if _version(value) != versions[name]]
     if not written and not signals.mask_BT.equal(mask_BT):
         written = ["mask_BT"]
     if written:
-        raise RuntimeError(
-            f"it wrote into {', '.join(sorted(written))}: signals are read-only, change a .clone()"
+        raise Misdeed(
+            f"changed {', '.join(sorted(written))} in place: signals are read-only, change a "
+            ".clone()"
         )
 
 

@@ -73,7 +73,7 @@ class Selector:
         """
         import torch
 
-        from bench.selection.guard import alone
+        from bench.selection.guard import Misdeed, alone
 
         absent = [name for name in self.needs if getattr(signals, name) is None]
         if absent:
@@ -84,6 +84,8 @@ class Selector:
                     score_BT = self.score_unchecked(signals.only(self.needs))
             except SelectorError:
                 raise
+            except Misdeed as error:
+                raise SelectorError(f"selector {self.name!r} {error}") from None
             except Exception as error:  # a user's rule may raise anything; the message names it
                 raise SelectorError(
                     f"selector {self.name!r} failed: {type(error).__name__}: {error} (it may read "
@@ -110,8 +112,8 @@ class Selector:
         score_BT, state = returned
         if (odd := odd_part(state)) is not None:
             raise SelectorError(
-                f"selector {self.name!r} put what no checkpoint can load again in its memory "
-                f"({odd}); accepted: tensors, numbers, words, and lists and dicts of these"
+                f"selector {self.name!r} put more than plain values and tensors in its memory "
+                f"({odd}): no checkpoint could load it again"
             )
         self.memory.state = state
         return score_BT

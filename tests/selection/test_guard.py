@@ -40,7 +40,7 @@ def writes_behind(signals):
      (writes_view, "student_entropy_BT"), (writes_behind, "mask_BT")],
 )  # fmt: skip
 def test_a_rule_that_writes_into_a_signal_is_refused(rule, name, make_batch):
-    with pytest.raises(SelectorError, match=f"'own' failed: .*it wrote into {name}: signals are"):
+    with pytest.raises(SelectorError, match=f"'own' changed {name} in place: signals are"):
         scored(rule, make_batch)
 
 
@@ -51,7 +51,7 @@ def test_a_rule_that_works_on_a_copy_is_not(make_batch):
 
 @pytest.mark.parametrize("code", [0, 1, None])
 def test_a_rule_that_leaves_the_interpreter_is_an_error(code, make_batch):
-    with pytest.raises(SelectorError, match="'own' failed: .*it called sys.exit"):
+    with pytest.raises(SelectorError, match="'own' called sys.exit"):
         scored(lambda _: sys.exit(code), make_batch)
 
 
@@ -75,7 +75,7 @@ class Own:
 )  # fmt: skip
 def test_a_memory_that_no_checkpoint_could_load_is_refused(state, place, make_batch):
     rule = lambda signals, memory: (signals.student_entropy_BT, state)  # noqa: E731
-    with pytest.raises(SelectorError, match=f"put what no checkpoint can load .*{place}"):
+    with pytest.raises(SelectorError, match=f"more than plain values and tensors .*{place}"):
         scored(rule, make_batch, state={"n": 0})
 
 

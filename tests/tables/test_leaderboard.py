@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted_rows import PUBLISHED, STEPS, only, planted, row, tables_of, text
 
-from bench.core.stats import moderated_difference
+from bench.core.stats import moderated_difference, sampling_variance
 from bench.tables import figures, pages, sheet, table_sheets
 from bench.tables.leaderboard import make_tables
 from bench.tables.rows import read_rows, regime_name
@@ -61,6 +61,18 @@ def test_one_common_seed_has_a_difference_and_no_verdict():
     assert line.seed_sd is None and line.beats_random is None
     assert sheet.difference_text(line.vs_full).endswith("(1 seed) —")
     assert not table.comparisons()
+
+
+def test_references_borrow_less_from_the_other_arms_and_no_variance_is_under_the_items():
+    (table,) = tables_of(planted(5))
+    lent = {line.label: line.seed_variance.degrees_of_freedom - 4 for line in table.arms()}
+    assert lent["full"] == lent["random"] == pytest.approx(4.0)
+    assert lent["better"] == lent["worse"] == pytest.approx(10.0)
+    for line in table.arms():
+        assert line.seed_variance.variance >= sampling_variance(line.score_SI)
+    assert any(
+        line.seed_variance.variance == sampling_variance(line.score_SI) for line in table.arms()
+    )
 
 
 def test_two_common_seeds_have_an_interval_and_no_verdict():
