@@ -114,8 +114,8 @@ def teachability_released(signals: TokenSignals, floor: float = 1e-12) -> Tensor
     q_bar = torch.where(in_union, teacher_on_union, 0)
     p_bar = torch.where(in_union, student_on_union, 0)
     # Off the mask a signal of no mass would be divided by zero.
-    q_bar = (q_bar / q_bar.sum(-1, keepdim=True).clamp(min=1e-38)).clamp(min=floor)
-    p_bar = (p_bar / p_bar.sum(-1, keepdim=True).clamp(min=1e-38)).clamp(min=floor)
+    q_bar = (q_bar / q_bar.sum(-1, keepdim=True).clamp(min=1e-38)).clamp(min=max(floor, 1e-38))
+    p_bar = (p_bar / p_bar.sum(-1, keepdim=True).clamp(min=1e-38)).clamp(min=max(floor, 1e-38))
     term = q_bar * (q_bar.log() - p_bar.log())
     disagreement_BT = torch.where(in_union, term, 0).sum(-1)
     compatibility_BT = (teacher_BTK * shared_by_teacher_BTK).sum(-1)

@@ -1,11 +1,13 @@
 """The numbers of results/README.md are those of the tables, in the order in which they stand."""
 
+import json
 import re
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from verdict_page import IN_USE
 
 from bench.sweep.sweep_file import read_claims
 from bench.tables.claims import answers
@@ -200,7 +202,18 @@ def _against_entropy(pair):
     return points(accuracy["teachability"] - accuracy["entropy"])
 
 
+def of_verdicts():
+    """Worst family-wise errors of the test in use."""
+    found = json.loads((RESULTS / "statistics.json").read_text())["cells"]
+    worst = {
+        kind: max(cell["errors"][IN_USE]["family"] for cell in found if cell["kind"] == kind)
+        for kind in ("grid", "stress", "two arms")
+    }
+    return [points(value, False) for value in worst.values()]
+
+
 SECTIONS = {
+    "How to read a verdict": of_verdicts,
     "The claims": of_claims,
     "Does K matter? Does the learning rate?": of_settings,
     "The end point, or only early speed?": of_length,
@@ -214,6 +227,15 @@ def test_every_number_of_a_section_is_that_of_the_tables(title):
     text = README.split(f"## {title}\n")[1].split("\n## ")[0]
     text = re.sub(r"`[^`]*`|\([^)]*\.(?:md|png|toml)\)", "", text)
     assert NUMBER.findall(text) == SECTIONS[title]()
+
+
+def test_what_the_text_says_of_clipping():
+    def share(pair, rule):
+        return cell("clipped_step_share", pair, rule)
+
+    assert f"{100 * share(TWO, 'full'):.0f}" == "13" and share(THREE, "full") == 1.0
+    known = rows(".")[(rows(".").regime == "default") & (rows(".").keep == 0.05)]
+    assert (known.clipped_step_share > 0.94).mean() > 0.85
 
 
 def test_verdicts_that_the_text_calls_ties_are_ties():

@@ -10,9 +10,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from bench.core.config import Experiment, Runtime, experiment_from
+from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError
 from bench.core.files import write_bytes
+from bench.core.presets import experiment_from
 
 Flat = Parameter(name="*")
 DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()

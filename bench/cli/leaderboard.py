@@ -91,6 +91,10 @@ def leaderboard(
     tables = make_tables(found, tunings, versions)
     files = claims or (() if rows else tuple(sorted(SWEEPS.glob("*.toml"))))
     named = [of_file for file in files if (of_file := read_claims(file)) is not None]
+    if claims and len(named) < len(claims):
+        asked = {of_file.source for of_file in named}
+        without = next(str(file) for file in claims if str(file) not in asked)
+        raise ConfigError(f"claims: {without!r} names no [claims]")
     repeated = repeats(count_versions(found, versions).rows)
     made = pages.documents(tables, published, named, repeated) | figures.draw_all(tables)
     stale = folder.stale(made) if check else []

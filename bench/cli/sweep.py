@@ -111,7 +111,8 @@ def print_plan(found: Mapping[str, Any]) -> None:
         table.add_row(str(len(pairs)), *map(escape, row))
     console().print(table)
     console().print(
-        f"{found['name']}: claims of {found['named']}. 80 % power at 5 % over the family, by the "
+        f"{found['name']}: claims of {found['named']}. 80 % power at 5 % over the family (of "
+        "this file alone), by the "
         "simulation of results/statistics.md; the first number is for seeds that vary as much as "
         f"the items alone make them ({found['noise_points']:g} points for 1,000 items; with fewer "
         "items more), the second for twice as much; - is more than 20 seeds. A claim with a margin "

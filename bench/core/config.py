@@ -4,7 +4,6 @@ Each setting is written once, here: the flags of `bench run` are generated from 
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, get_args
 
@@ -16,7 +15,6 @@ from pydantic import (
 )
 from pydantic_core import to_jsonable_python
 
-from bench.core.errors import unknown_name
 from bench.core.fields import (
     Count,
     CountOrZero,
@@ -322,33 +320,6 @@ def rows_file(runtime: Runtime) -> Path:
     return runtime.rows or runtime.runs_dir / "rows.jsonl"
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "objective": "sampled_reverse_kl",
-        "normalize": "per_response",
-        "min_keep_per_response": 1,
-        "ties": "earlier",
-        "adam_beta2": 0.98,
-        "weight_decay": 0.1,
-    },
-}
-PRESETS["paper_released"] = {
-    **PRESETS["paper"],
-    "population": "rows",
-    "refill": "teachability_entropy",
-}
-"""Named settings. `paper`: the regime of arXiv 2605.26844 (its learning rate, 1e-6, is for models
-of 1.7 B parameters and more and stays a flag). `paper_released`: with what its released code does
-besides: statistics over all rows, and a response that keeps nothing is filled by the hybrid."""
-
-
 def objective_defaults(objective: str) -> dict[str, float]:
     """Parameter -> its default."""
     return {name: parameter.default for name, parameter in OBJECTIVES[objective].items()}
-
-
-def experiment_from(values: Mapping[str, Any], preset: str | None = None) -> Experiment:
-    """An Experiment from a preset and the values given on top of it."""
-    if preset is not None and preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
-    return Experiment.parse({**(PRESETS[preset] if preset else {}), **values})

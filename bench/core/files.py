@@ -54,6 +54,11 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a JSONL file, parted by newlines alone: texts may hold other separators."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file as `written_whole` does."""
     with written_whole(path) as temporary:

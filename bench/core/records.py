@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from bench.core.errors import ConfigError, RunInUse
-from bench.core.files import canonical_json, write_json, write_text
+from bench.core.files import canonical_json, read_lines, write_bytes, write_json, write_text
 
 SCHEMA_VERSION = 1
 Score = dict[str, Any]
@@ -150,8 +150,8 @@ class RunFolder:
 
     def metrics_hold(self, steps: int) -> bool:
         """Does metrics.jsonl begin with exactly one whole line of each of so many steps?"""
-        lines = _lines(self._metrics)[:steps] if self._metrics.exists() else []
         try:
+            lines = read_lines(self._metrics)[:steps] if self._metrics.exists() else []
             found = [json.loads(line) for line in lines]
             numbers = [line["loss"] for line in found]
             return [line["step"] for line in found] == list(range(1, steps + 1)) and all(
@@ -162,7 +162,7 @@ class RunFolder:
 
     def curve(self) -> list[dict[str, Any]]:
         """The evaluations made during training, from metrics.jsonl."""
-        lines = [json.loads(line) for line in _lines(self._metrics)]
+        lines = [json.loads(line) for line in read_lines(self._metrics)]
         return [
             {"step": line["step"], **line["evaluation"]} for line in lines if "evaluation" in line
         ]
@@ -170,7 +170,7 @@ class RunFolder:
     def signals(self) -> dict[str, dict[str, float]]:
         """Mean over steps of each logged signal's mean and quantiles, from metrics.jsonl."""
         values: dict[str, dict[str, list[float]]] = {}
-        for line in _lines(self._metrics):
+        for line in read_lines(self._metrics):
             for name, summary in json.loads(line)["signals"].items():
                 of_signal = values.setdefault(name, {})
                 for key in ("all", "q05", "q95"):
@@ -189,22 +189,17 @@ class RunFolder:
                 path.unlink()
 
 
-def _lines(path: Path) -> list[str]:
-    """Of a JSONL file: parted by newlines alone, since texts may hold other separators."""
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 def _cut_lines(path: Path, steps: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in _lines(path):
+    for line in path.read_bytes().split(b"\n"):
         try:
-            if json.loads(line)["step"] <= steps:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
+            if line and json.loads(line)["step"] <= steps:
+                kept.append(line + b"\n")
+        except ValueError:
             break  # the line that a kill cut short; nothing valid follows it
-    write_text(path, "".join(kept))
+    write_bytes(path, b"".join(kept))
 
 
 def find_run(name: str, runs_dir: Path) -> Path | None:
@@ -216,7 +211,7 @@ def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
     """The row of this run, if the file has it."""
     if not rows.exists():
         return None
-    lines = (json.loads(line) for line in _lines(rows) if run_id in line)
+    lines = (json.loads(line) for line in read_lines(rows) if run_id in line)
     return next((row for row in lines if row["run_id"] == run_id), None)
 
 

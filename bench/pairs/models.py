@@ -190,7 +190,8 @@ def content_sha256(path: str, revision: str | None = None) -> str:
     folder = Path(path)
     if not folder.is_dir():
         return hashlib.sha256(f"{path}@{revision or 'main'}".encode()).hexdigest()
-    stamps = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.iterdir())
+    files = _read_by_loaders(folder)
+    stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)
     found = _content_sha256(path, tuple(sorted(stamps)))
     if is_adapter(path):
         found = hashlib.sha256(f"{found}{content_sha256(*base_of(path))}".encode()).hexdigest()
@@ -206,12 +207,21 @@ def commit_of(model: PreTrainedModel) -> str | None:
 def _content_sha256(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
     """`stamps` make a changed folder a new question; a sweep asks the old one 600 times."""
     digest = hashlib.sha256()
-    for file in sorted(Path(path).iterdir()):
-        if file.is_file() and not _is_prose(file):
-            digest.update(file.name.encode())
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+    for file in _read_by_loaders(Path(path)):
+        digest.update(file.relative_to(path).as_posix().encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
+
+
+TEMPLATES = "additional_chat_templates"
+"""The one folder inside a model's that transformers reads."""
+
+
+def _read_by_loaders(folder: Path) -> list[Path]:
+    """The files of a model folder that some loader may read."""
+    files = [*sorted(folder.iterdir()), *sorted((folder / TEMPLATES).glob("*"))]
+    return [file for file in files if file.is_file() and not _is_prose(file)]
 
 
 PROSE = (".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg")

@@ -96,11 +96,12 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     refill = _refill_of(experiment, runtime)
     if refill is not None:
         experiment = experiment.model_copy(update={"refill": refill.reference})
-    if experiment.population != "sampled" and selector.parts:
-        raise ConfigError(
-            f"population: {experiment.population!r} is not accepted with the expression "
-            f"{selector.reference!r}, whose words normalise over the tokens that may be kept"
-        )
+    for rule in (selector, refill):
+        if experiment.population != "sampled" and rule is not None and rule.parts:
+            raise ConfigError(
+                f"population: {experiment.population!r} is not accepted with the expression "
+                f"{rule.reference!r}, whose words normalise over the tokens that may be kept"
+            )
     panel = make_panel(runtime.shadow, selector)
     points_to = {
         "selector": selector.code_sha256(),
@@ -184,12 +185,18 @@ def identity_of(experiment: Experiment) -> dict[str, Any]:
             values[side] = "local"
     if Path(experiment.prompts).is_file():
         values["prompts"] = "local"
-    place, _, function = experiment.selector.rpartition(":")
-    if is_expression(experiment.selector):
-        values["selector"] = re.sub(r"[^\s(),]*/(?=[^/\s(),]+\.py:)", "", experiment.selector)
-    elif place.endswith(".py"):
-        values["selector"] = f"{Path(place).name}:{function}"
+    for name in ("selector", "refill"):
+        if name in values:
+            values[name] = _without_place(values[name])
     return values
+
+
+def _without_place(selector: str) -> str:
+    """A rule's reference, its files by name: what they hold is in its hash."""
+    place, _, function = selector.rpartition(":")
+    if is_expression(selector):
+        return re.sub(r"[^\s(),]*/(?=[^/\s(),]+\.py:)", "", selector)
+    return f"{Path(place).name}:{function}" if place.endswith(".py") else selector
 
 
 def _settle_keep(experiment: Experiment, selector: Selector) -> Experiment:

@@ -5,7 +5,7 @@ run prints, without a word.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -48,9 +48,9 @@ def _version(value: Tensor) -> int:
 
 def odd_part(state: Any, place: str = "state") -> str | None:
     """Where a memory holds something that a checkpoint could not load again; None where nowhere."""
-    if state is None or isinstance(state, Tensor | bool | int | float | str):
+    if isinstance(state, Tensor) or type(state) in (type(None), bool, int, float, str):
         return None
-    if isinstance(state, Mapping) and type(state) is dict:
+    if type(state) is dict:
         items = [(f"{place}[{key!r}]", value) for key, value in state.items()]
         odd = next((key for key in state if not isinstance(key, str | int)), None)
         if odd is not None:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.core.claims import Claims, NamedClaims
-from bench.core.config import Experiment, Runtime, experiment_from
+from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError, unknown_name
+from bench.core.presets import experiment_from
 from bench.run.plan import Plan, make_plan
 from bench.selection.registry import get_selector
 from bench.sweep.source import Source

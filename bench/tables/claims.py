@@ -14,6 +14,7 @@ from typing import Literal
 
 from bench.core.claims import Claim, NamedClaims
 from bench.core.files import canonical_json
+from bench.core.moderated import TEST_VERSION
 from bench.core.stats import CONFIDENCE, MIN_EFFECT, holm
 from bench.tables.leaderboard import compare, is_main
 from bench.tables.rows import regime_changes
@@ -155,10 +156,11 @@ def _claims_sheet(kind: Kind, family: Sequence[Answer]) -> Sheet:
     )  # fmt: skip
     count = f"all {len(rows)} comparisons" if len(rows) > 1 else "the one comparison"
     notes = [
-        f"Holm family: {count} of this table; differences are paired over common seeds and all "
-        "items, intervals are of one comparison. With a margin the claim is that the rule is no "
-        "worse by more than that: *shown* and *the opposite shown* are of a difference from minus "
-        f"the margin; without, of one from zero, of more than {100 * MIN_EFFECT:g} point.",
+        f"Test version {TEST_VERSION}, seeds and items both drawn; Holm family: {count} of this "
+        "table; differences are paired over common seeds and all items, intervals are of one "
+        "comparison. With a margin the claim is that the rule is no worse by more than that: "
+        "*shown* and *the opposite shown* are of a difference from minus the margin; without, of "
+        f"one from zero, of more than {100 * MIN_EFFECT:g} point.",
     ]
     notes += [_named_note(source, family) for source in _sources(family)]
     notes += [
@@ -187,9 +189,13 @@ def _named_note(source: NamedClaims, family: Sequence[Answer]) -> str:
     """When the claims of a file were named, and whether any of the runs is older."""
     runs = [run for a in family if a.named == source for line in a.lines for run in line.runs]
     named = source.claims.named
-    ended = [getattr(run, "ended", None) for run in runs]
-    is_older = any(end is None or date.fromisoformat(end[:10]) < named for end in ended)
-    when = "after rows that they are tested on" if is_older else "before the first of its rows"
+    ended = [run.ended for run in runs]
+    first = min((date.fromisoformat(end[:10]) for end in ended if end is not None), default=named)
+    if None in ended or first < named:
+        when = "after rows that they are tested on"
+    else:
+        when = "on the day of" if first == named else "before"
+        when += " the first of its rows"
     return f"Named on {named} in `{source.source}`, {when}."
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.config import PRESETS
 from bench.core.errors import ConfigError
 from bench.core.files import canonical_json
 from bench.core.moderated import seed_variances
+from bench.core.presets import PRESETS
 from bench.core.stats import (
     crossed_mean,
     mean_estimate,
@@ -47,7 +47,8 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "random": ("k", "population"),
 }
 """Fields that a reference trains alike under any value of: neither reads a signal, so no top-K set,
-and `full` selects every token whatever spends the budget."""
+and `full` selects every token whatever spends the budget. (A `random` that another rule fills reads
+what that rule reads.)"""
 
 
 def make_tables(
@@ -82,14 +83,13 @@ def make_tables(
             if row.run_id not in known and (name == "full" or row.experiment["keep"] in keeps)
         ]
         tables += _tables(pair, task, changes, own, borrowed)
-    tables = [
-        replace(table, warnings=(*table.warnings, *left_out_warnings(left_out, table.rules)))
-        for table in tables
-    ]
     tuned = [table for tuning in tunings for table in _tuned_tables(rows, tuning)]
     tables = [table for table in tables if not any(_is_part(table, of) for of in tuned)]
     return sorted(
-        [*tables, *tuned],
+        [
+            replace(table, warnings=(*table.warnings, *left_out_warnings(left_out, table.rules)))
+            for table in (*tables, *tuned)
+        ],
         key=lambda t: (t.tuning is not None, _regime_order(t.changes), t.pair, t.task,
                        t.has_no_keep),
     )  # fmt: skip
@@ -97,7 +97,8 @@ def make_tables(
 
 def _read_by(reference: str, changes: Mapping[str, Any]) -> str:
     """The part of a regime that decides how a reference trains."""
-    read = {name: value for name, value in changes.items() if name not in UNREAD[reference]}
+    unread = () if reference == "random" and "refill" in changes else UNREAD[reference]
+    read = {name: value for name, value in changes.items() if name not in unread}
     if reference == "full" and read.get("normalize") == "all":
         del read["normalize"]  # all sampled tokens are the selected ones: the same denominator
     return canonical_json(read)

@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.config import PRESETS, Experiment
+from bench.core.config import Experiment
 from bench.core.errors import ConfigError
 from bench.core.fields import one_line
 from bench.core.files import canonical_json
 from bench.core.keep_schedule import mean_keep
+from bench.core.presets import PRESETS
 from bench.core.records import SCHEMA_VERSION, RunRecord
 
 VARIES = ("pair", "selector", "selector_params", "keep", "seed")

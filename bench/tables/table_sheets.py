@@ -237,9 +237,9 @@ def headline_sheet(tables: Sequence[Table]) -> Sheet | None:
     ]
     notes = (
         f"Accuracy on {first.task} ± seed sd (seeds), {first.items:,} items, keep {keep:g}, regime "
-        f"{first.regime}; paired differences in points with verdicts (Holm over all comparisons "
-        f"of the full table, at least {100 * MIN_EFFECT:g} point). The rules were chosen before "
-        "any result.",
+        f"{first.regime}; paired differences in points with verdicts (test version {TEST_VERSION}, "
+        f"Holm over all comparisons of the full table, at least {100 * MIN_EFFECT:g} point). The "
+        "rules were chosen before any result.",
     )
     return Sheet("", tuple(header), tuple(text), notes)
 

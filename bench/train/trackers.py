@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.core.errors import ConfigError
-from bench.core.files import canonical_json
+from bench.core.files import canonical_json, read_lines
 
 PROJECT = "opd-bench"
 FOLDER = "trackers"
@@ -143,4 +143,4 @@ def _read_sent(path: Path) -> dict[str, int]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
-        yield from map(json.loads, filter(None, path.read_text(encoding="utf-8").split("\n")))
+        yield from map(json.loads, read_lines(path))

@@ -139,11 +139,12 @@ def test_the_content_hash_changes_with_the_weights_and_not_with_the_place(folder
 @pytest.mark.parametrize(
     "name",
     ["pytorch_model.bin", "adapter_model.bin", "model.gguf", "tf_model.h5", "modeling_own.py",
-     "vocab.tiktoken", "merges", "spiece.spm"],
+     "vocab.tiktoken", "merges", "spiece.spm", "additional_chat_templates/tool_use.jinja"],
 )  # fmt: skip
 def test_whatever_a_loader_may_read_is_in_the_hash(folder, name):
     student = folder / "student"
     before = content_sha256(str(student))
+    (student / name).parent.mkdir(exist_ok=True)
     (student / name).write_bytes(b"one")
     one = content_sha256(str(student))
     (student / name).write_bytes(b"two")

@@ -63,7 +63,21 @@ def test_a_refill_is_a_plain_score_of_an_experiment_that_fills():
         make_plan(filled.experiment, Runtime(shadow=("entropy",)))
 
 
+def test_a_refill_of_ones_own_counts_by_its_content(tmp_path):
+    text = "from bench import selector\n\n\n@selector('own', needs=('student_entropy_BT',))\n"
+    text += "def own(signals):\n    return signals.student_entropy_BT\n"
+    ids = []
+    for place, more in (("a", ""), ("b", ""), ("c", "# edited\n")):
+        file = tmp_path / place / "rules.py"
+        file.parent.mkdir()
+        file.write_text(text + more)
+        ids.append(run_id(min_keep_per_response=1, refill=f"{file}:own"))
+    assert ids[0] == ids[1] != ids[2]
+
+
 def test_rows_are_no_population_of_an_expression():
+    with pytest.raises(ConfigError, match="population: 'rows' is not accepted with the expression"):
+        run_id(population="rows", min_keep_per_response=1, refill="soft_or(entropy, forward_kl)")
     assert run_id(population="rows") != run_id()
     with pytest.raises(ConfigError, match="population: 'rows' is not accepted with the expression"):
         run_id(population="rows", selector="soft_or(entropy, forward_kl)")

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from batch_signals import signals_of
@@ -71,7 +72,8 @@ class Own:
 @pytest.mark.parametrize(
     "state, place",
     [(Own(), "state: Own"), ({"a": [1, Own()]}, r"state\['a'\]\[1\]: Own"),
-     ({(1, 2): 3}, "state: a key of type tuple"), ({"s": {1, 2}}, r"state\['s'\]: set")],
+     ({(1, 2): 3}, "state: a key of type tuple"), ({"s": {1, 2}}, r"state\['s'\]: set"),
+     ({"n": np.float64(1.0)}, r"state\['n'\]: float64")],
 )  # fmt: skip
 def test_a_memory_that_no_checkpoint_could_load_is_refused(state, place, make_batch):
     rule = lambda signals, memory: (signals.student_entropy_BT, state)  # noqa: E731

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted_rows import PUBLISHED, planted, row, tables_of
+from command import call
+from planted_rows import PUBLISHED, planted, row, tables_of, text
 
 from bench.core.claims import Claim, Claims, NamedClaims
 from bench.core.stats import holm, moderated_difference
@@ -143,6 +144,31 @@ def test_the_sheet_says_claim_margin_regime_pair_seeds_interval_and_outcome():
     assert "Named on 2026-11-26 in `sweeps/x.toml`, after rows" in section
     without = pages.documents(tables_of(rows), "source = []")
     assert b"claims" not in without["leaderboard.md"]
+
+
+@pytest.mark.parametrize(
+    "days, when",
+    [
+        (("25", "27"), "after rows that they are tested on"),
+        ((None, "27"), "after rows that they are tested on"),
+        (("26", "27"), "on the day of the first of its rows"),
+        (("27", "28"), "before the first of its rows"),
+    ],
+)
+def test_the_sheet_says_whether_the_claims_or_the_rows_are_older(days, when):
+    rows = world(3)
+    for number, r in enumerate(rows):
+        if (day := days[number % 2]) is not None:
+            r["ended"] = f"2026-11-{day}T10:00:00+00:00"
+    (sheet,) = claims.claims_sheets(asked(rows))
+    assert f"Named on 2026-11-26 in `sweeps/x.toml`, {when}." in sheet.notes
+
+
+def test_a_file_that_claims_nothing_is_no_file_of_claims(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text(text(world(3)))
+    given = ("leaderboard", tmp_path / "rows.jsonl", "--claims", SWEEPS / "smoke.toml")
+    code, _, err = call(capsys, *given)
+    assert code == 2 and "smoke.toml' names no [claims]" in err
 
 
 @pytest.mark.parametrize(

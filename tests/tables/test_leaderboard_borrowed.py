@@ -63,3 +63,18 @@ def test_a_table_is_of_runs_of_its_own():
     found = tables_of(rows)
     assert [(t.regime, t.has_no_keep) for t in found] == [("default", False), ("k=4", True)]
     assert only(found[1], "fire", 1.0).vs_full.crossed is not None
+
+
+def test_a_random_that_another_rule_fills_is_no_reference_of_another_k_or_population():
+    filled = {"min_keep_per_response": 1, "refill": "entropy"}
+    rows = planted(3, (0.05,), **filled)
+    for change in ({"k": 4}, {"population": "rows"}):
+        tables = tables_of(rows + [row("new", 0.05, s, **filled, **change) for s in range(3)])
+        (other,) = [table for table in tables if table.arms("new")]
+        assert other.arms("full") and not other.arms("random")
+    own = {"min_keep_per_response": 1}
+    tables = tables_of(
+        planted(3, (0.05,), **own) + [row("new", 0.05, s, **own, k=4) for s in range(3)]
+    )
+    (other,) = [table for table in tables if table.arms("new")]
+    assert other.arms("full") and other.arms("random")

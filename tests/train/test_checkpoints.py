@@ -117,6 +117,7 @@ def test_with_every_checkpoint_damaged_the_run_begins_again(tmp_path, capsys):
         lambda lines: [lines[0], lines[1][:20], *lines[2:]],
         lambda lines: [lines[0].replace('"loss":', '"loss":NaN,"was":'), *lines[1:]],
         lambda lines: [],
+        lambda lines: [lines[0], lines[1].replace("loss", "lo\udce4s"), *lines[2:]],
     ],
 )
 def test_a_log_that_lacks_a_step_is_not_gone_on_with(tmp_path, change, capsys):
@@ -124,7 +125,8 @@ def test_a_log_that_lacks_a_step_is_not_gone_on_with(tmp_path, change, capsys):
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     again = trainer(tmp_path / "again", {"checkpoint_every": 1}, steps=4)
     file = again.folder.path / "metrics.jsonl"
-    file.write_text("".join(line + "\n" for line in change(file.read_text().split("\n")[:-1])))
+    changed = "".join(line + "\n" for line in change(file.read_text().split("\n")[:-1]))
+    file.write_bytes(changed.encode("utf-8", "surrogateescape"))
     train(again, Progress("lines"), StopRequest(), dict)
     assert "metrics.jsonl has not each step from 1 to 4 once" in capsys.readouterr().err
     assert same(weights(whole), weights(again))

@@ -126,7 +126,7 @@ def test_seconds_of_a_curve_are_counted_once(tmp_path, monkeypatch):
 
 
 def test_the_papers_preset_and_bfloat16_run(tmp_path):
-    from bench.core.config import experiment_from
+    from bench.core.presets import experiment_from
 
     values = {"pair": str(pair_folder()), **SMALL, "dtype": "bfloat16", "steps": 2}
     paper = experiment_from(values, "paper")

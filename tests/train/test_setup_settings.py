@@ -7,7 +7,7 @@ from proven_steps import proven
 from small_pair import pair_folder
 from steps import run_steps, trainer
 
-from bench.core.config import PRESETS
+from bench.core.presets import PRESETS
 
 FULL = {"selector": "full"}
 OPTIMIZER = {
