@@ -20,7 +20,7 @@ from functools import cache
 from typing import Literal
 
 from bench.core.errors import BenchError
-from bench.tasks.answers import is_equal
+from bench.tasks.equality import is_equal
 
 Verdict = Literal["right", "wrong", "no answer", "timeout", "crash"]
 """`timeout`: the comparison took too long; `crash`: it raised or its process died. Both score 0."""
