@@ -1,8 +1,8 @@
 """The house style of every figure: colours, sizes, claim and note, and its SVG and PNG bytes. Pure.
 
-Text is drawn as paths of a font that matplotlib brings along, markers and clips are called by number
-and no date is written, so an SVG depends on its data and on matplotlib's version alone. A PNG also
-depends on the zlib it was packed with, and no `--check` compares it.
+Text is drawn as paths of a font that matplotlib brings along, markers and clips have numbers for
+names and no date is written, so an SVG depends on its data and on matplotlib's version alone. A PNG
+also depends on the zlib it was packed with, and no `--check` compares it.
 """
 
 import re

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,23 +12,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from bench.core.errors import BenchError
 from bench.core.files import sync, write_json
-from bench.core.processes import ALONE, Processes, is_sharded
-from bench.selection.selector import Selector
+from bench.core.plain_state import load_plain, save_plain
+from bench.core.processes import is_sharded
+from bench.train.setup import Setup
+from bench.train.training_state import load_training, save_training
 
 KEPT = 2
-SELECTOR_FILE = "selector.pt"
+SELECTOR = "selector"
 """The memory of the run's rule, where it has one."""
 SUMS_FILE = "sums.json"
 """SHA-256 of every other file of a checkpoint."""
-TRAINED_FILE = "trained.safetensors"
-"""What is trained, where that is a part of the model."""
-
-# accelerate warns of each tied weight that safetensors stores once; loading ties it again.
-logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -51,44 +46,12 @@ class Checkpoint:
         changed = sorted(name for name, digest in sums.items() if found[name] != digest)
         return f"{', '.join(changed)} changed" if changed else None
 
-    def load(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Put model, optimizer, schedule and generators back; returns the saved totals."""
-        accelerator.load_state(str(self.path))
+    def load(self, setup: Setup) -> dict[str, Any]:
+        """Put the state of training and the rule's memory back; returns the saved totals."""
+        load_training(setup, self.path)
+        if setup.selector.has_memory:
+            setup.selector.load_state_dict(load_plain(self.path / SELECTOR))
         return json.loads((self.path / "totals.json").read_text())
-
-    def load_selector(self, selector: Selector) -> None:
-        """Put the memory of a rule that has one back."""
-        if selector.has_memory:
-            selector.load_state_dict(
-                torch.load(self.path / SELECTOR_FILE, weights_only=True, map_location="cpu")
-            )
-
-
-def hold_trained_alone(accelerator: Accelerator, model: torch.nn.Module) -> None:
-    """From now on, checkpoints hold and restore only the parameters that are trained.
-
-    For a model whose other weights stay as they were loaded: a checkpoint of adapters is small.
-    """
-
-    def trained() -> dict[str, torch.Tensor]:
-        return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
-
-    def save(models: list[Any], weights: list[Any], folder: str) -> None:
-        weights.clear()
-        if accelerator.is_main_process:
-            save_file(trained(), Path(folder) / TRAINED_FILE)
-
-    def load(models: list[Any], folder: str) -> None:
-        models.clear()
-        saved = load_file(Path(folder) / TRAINED_FILE)
-        own = trained()
-        if saved.keys() != own.keys():
-            raise BenchError(f"{folder} holds other parameters than those that are trained")
-        for name, value in own.items():
-            value.copy_(saved[name])
-
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
 
 
 def full_state(accelerator: Accelerator, student: torch.nn.Module) -> dict[str, Any] | None:
@@ -141,22 +104,20 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def save_checkpoint(
-    accelerator: Accelerator,
-    folder: Path,
-    step: int,
-    totals: Mapping[str, Any],
-    selector: Selector,
-    processes: Processes = ALONE,
-) -> None:
+def save_checkpoint(setup: Setup, folder: Path, step: int, totals: Mapping[str, Any]) -> None:
     """Save after `step` steps. Raises BenchError for a full disk; the previous one survives."""
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
+    processes, selector = setup.processes, setup.selector
     if processes.lead(final.exists):
         return
 
+    def begin() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
     def finish() -> None:
         if selector.has_memory:
-            torch.save(selector.state_dict(), temporary / SELECTOR_FILE)
+            save_plain(temporary / SELECTOR, selector.state_dict())
         write_json(temporary / "totals.json", totals)
         write_json(temporary / SUMS_FILE, _sums(temporary))
         for file in temporary.rglob("*"):
@@ -166,8 +127,8 @@ def save_checkpoint(
         sync(folder)
 
     try:
-        processes.lead(lambda: shutil.rmtree(temporary, ignore_errors=True))
-        processes.together(lambda: accelerator.save_state(str(temporary)))
+        processes.lead(begin)
+        processes.together(lambda: save_training(setup, temporary))
         processes.lead(finish)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -178,7 +139,21 @@ def save_checkpoint(
         ) from error
     if processes.is_main:
         for old in _complete(folder)[:-KEPT]:
-            shutil.rmtree(old.path)
+            _drop(old.path)
+
+
+def _drop(checkpoint: Path) -> None:
+    """Remove a checkpoint; one that is cut off while it goes no longer counts as one."""
+    going = checkpoint.with_name(f".{checkpoint.name}.old")
+    shutil.rmtree(going, ignore_errors=True)
+    checkpoint.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of checkpoints half written and half removed."""
+    for left in (*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _complete(folder: Path) -> list[Checkpoint]:

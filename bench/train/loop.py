@@ -24,6 +24,7 @@ from bench.selection.signals import TokenSignals, base_signals, with_signals
 from bench.tasks.prompts import PromptSet
 from bench.train.checkpoints import (
     checkpoint_of,
+    clear_leftovers,
     last_checkpoint,
     save_checkpoint,
     settle_checkpoint,
@@ -296,10 +297,7 @@ def train(
             trainer.totals.wall = perf_counter() - began
             last, stops = step + 1 == experiment.steps, processes.any(stop.requested)
             if last or stops or (step + 1) % runtime.checkpoint_every == 0:
-                save_checkpoint(
-                    trainer.accelerator, folder.checkpoints, step + 1, vars(trainer.totals),
-                    trainer.selector, processes,
-                )  # fmt: skip
+                save_checkpoint(trainer.setup, folder.checkpoints, step + 1, vars(trainer.totals))
             if stops:
                 raise Stopped(
                     f"stopped after step {step + 1} of {experiment.steps}, saved in {folder.path}; "
@@ -317,8 +315,8 @@ def resume(trainer: Trainer, progress: Progress) -> int:
     )
     if first:
         checkpoint = checkpoint_of(folder.checkpoints, first)
-        trainer.totals = Totals(**checkpoint.load(trainer.accelerator))
-        checkpoint.load_selector(trainer.selector)
+        trainer.totals = Totals(**checkpoint.load(trainer.setup))
+    processes.lead(lambda: clear_leftovers(folder.checkpoints))
     processes.lead(lambda: folder.cut_logs(first))
     place_frozen(trainer.setup, trainer.experiment, trainer.runtime)
     return first

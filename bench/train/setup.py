@@ -19,7 +19,6 @@ from bench.pairs.models import LoadedPair, load_model, load_tokenizer
 from bench.selection.registry import get_selector
 from bench.selection.selector import Selector
 from bench.selection.signals import EXTRA_SIGNALS
-from bench.train.checkpoints import hold_trained_alone
 from bench.train.hidden_states import PassSettings
 from bench.train.placement import (
     Offloaded,
@@ -80,7 +79,6 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
         reference.to(accelerator.device)
     if experiment.lora:
         add_adapter(pair.student, experiment, pair.student_revision)
-        hold_trained_alone(accelerator, pair.student)
     student = Worked(pair.student.to(accelerator.device))
     optimizer = make_optimizer(student, experiment)
     prepared, prepared_optimizer = _prepare(accelerator, student, optimizer)
@@ -93,7 +91,6 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
     schedule = make_schedule(optimizer, experiment)
     uses_vllm = experiment.rollout == "vllm"
     vllm = _make_vllm(experiment, runtime, pair, processes) if uses_vllm else None
-    accelerator.register_for_checkpointing(schedule)
     return Setup(
         accelerator=accelerator,
         processes=processes,

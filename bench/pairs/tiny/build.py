@@ -268,7 +268,7 @@ def _train_into(
     threads = torch.get_num_threads()
     torch.set_num_threads(BUILD_THREADS)
     with nullcontext(progress) if progress else console_progress() as report:
-        checkpoint = work_dir / f"{role}.pt"
+        checkpoint = work_dir / role
         steps = train(
             model, tokenizer, recipe, seed=seed, checkpoint=checkpoint, label=label, progress=report
         )

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bench.core.files import written_whole
+from bench.core.files import folder_written_whole
+from bench.core.plain_state import load_plain, save_plain
 from bench.tasks.arithmetic import (
     Problem,
     Style,
@@ -199,8 +200,8 @@ def train(
     )
     tune = [make_problem("tune", index) for index in range(recipe.eval_problems)]
     step = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    if checkpoint.is_dir():
+        state = load_plain(checkpoint / "state")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
@@ -217,9 +218,11 @@ def train(
         if is_last:
             break
         if step % recipe.save_every == 0:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            with written_whole(checkpoint) as temporary:
-                torch.save(state, temporary)
+            weights = dict(model.state_dict())
+            state = {"model": weights, "optimizer": optimizer.state_dict(), "step": step}
+            with folder_written_whole(checkpoint) as temporary:
+                temporary.mkdir()
+                save_plain(temporary / "state", state)
     model.eval()
     return step
 
