@@ -20,6 +20,7 @@ from bench.cli.console import (
 )
 from bench.cli.output_folder import OutputFolder
 from bench.core.errors import ConfigError
+from bench.core.files import read_json
 from bench.core.records import find_run
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def artefacts(
     out = out or runs_dir / "artefacts"
     check_folder("out", out)
     if render:
-        found = json.loads(read_text(out / "artefacts.json"))
+        found = read_json(out / "artefacts.json")
     else:
         from bench.core.progress import open_progress
         from bench.pairs.pair import embedded_pair_names

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import ConfigError
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
@@ -54,6 +56,16 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ConfigError naming it where it is missing, cut or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # of ValueError: no JSON, no UTF-8, huge numbers
+        raise ConfigError(f"{str(path)!r} is damaged: {error}") from error
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a JSONL file, parted by newlines alone: texts may hold other separators."""
     return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
@@ -70,9 +82,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_text(value: Any) -> str:
+    """Indented JSON, one line feed at its end."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of indented JSON."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def is_stale(path: Path, content: bytes) -> bool:

@@ -4,6 +4,7 @@ The state of a run is read off the disk: no folder, `incomplete`, or `done` (rec
 written last).
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,10 +13,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.core.errors import ConfigError, RunInUse
-from bench.core.files import canonical_json, read_lines, write_bytes, write_json, write_text
+from bench.core.fields import one_line
+from bench.core.files import (
+    canonical_json,
+    json_text,
+    read_json,
+    read_lines,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from bench.core.sums import refuse_changed, sums_of, write_sums
 
 SCHEMA_VERSION = 1
 Score = dict[str, Any]
@@ -86,7 +97,14 @@ class RunFolder:
     def check_commits(self, commits: Mapping[str, str | None]) -> None:
         """Raise ConfigError where this run began with another commit of a hub model."""
         file = self.path / "experiment.json"
-        began = json.loads(file.read_text()).get("commits", {}) if file.is_file() else {}
+        try:
+            began = read_json(file).get("commits", {}) if file.is_file() else {}
+        except (ConfigError, AttributeError) as error:
+            if not any(commits.values()):
+                return  # of local models alone: it names no commit, and is written anew
+            raise ConfigError(
+                f"{error}: the commits that the run began with are lost; delete {self.path}"
+            ) from error
         for side, commit in began.items():
             if commit != commits.get(side):
                 raise ConfigError(
@@ -129,10 +147,51 @@ class RunFolder:
             raise
 
     def read_record(self) -> RunRecord:
-        return RunRecord.model_validate_json(self._record.read_text())
+        """Raises BenchError where it, or the scores beside it, are not as they were written."""
+        for name in ("record.json", "evaluations.json"):
+            refuse_changed(
+                self.path, name, f"run {self.path}",
+                f"delete {self._record}, and the same command scores the run again",
+            )  # fmt: skip
+        try:
+            return RunRecord.model_validate(read_json(self._record))
+        except ValidationError as error:
+            raise ConfigError(
+                f"{str(self._record)!r} is damaged: {one_line(error)}; delete it, and the same "
+                "command scores the run again"
+            ) from error
 
-    def write_record(self, record: RunRecord) -> None:
-        write_json(self._record, record.model_dump(mode="json"))
+    def write_record(self, record: RunRecord, evaluations: Mapping[str, Any]) -> None:
+        """The end of a run: every sample's score, checksums of all that it leaves, the record."""
+        scores = self.path / "evaluations.json"
+        write_json(scores, evaluations)
+        content = json_text(record.model_dump(mode="json"))
+        left = [scores, self.path / "experiment.json", self._metrics, self.shadow]
+        left += [*self.model.rglob("*"), *self.token_bank.glob("*.parquet")]
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        write_sums(
+            self.path, {**sums_of(self.path, filter(Path.is_file, left)), self._record.name: digest}
+        )
+        write_text(self._record, content)
+
+    def read_evaluations(self) -> dict[str, Any]:
+        return read_json(self.path / "evaluations.json")
+
+    def read_points(self) -> dict[str, Any]:
+        """Hashes of what the run's id is made of beside the experiment."""
+        said = read_json(self.path / "experiment.json")
+        points = said.get("points_to") if isinstance(said, dict) else None
+        return points if isinstance(points, dict) else {}
+
+    def read_settings(self) -> dict[str, Any]:
+        """The experiment that the run is of. Raises ConfigError for a damaged file."""
+        file = self.path / "experiment.json"
+        try:
+            return dict(read_json(file)["experiment"])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{str(file)!r} is damaged: it holds no experiment") from error
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One step's line; flushed, so that a kill loses at most the line being written."""
@@ -147,6 +206,11 @@ class RunFolder:
     def steps_done(self) -> int:
         """Steps that metrics.jsonl has a line for."""
         return self._metrics.read_text().count("\n") if self._metrics.exists() else 0
+
+    def log_sums(self, steps: int) -> dict[str, str]:
+        """SHA-256 of what each log says of the first so many steps."""
+        logs = (self._metrics, self.shadow)
+        return {log.name: hashlib.sha256(_lines_to(log, steps)).hexdigest() for log in logs}
 
     def metrics_hold(self, steps: int) -> bool:
         """Does metrics.jsonl begin with exactly one whole line of each of so many steps?"""
@@ -190,16 +254,22 @@ class RunFolder:
 
 
 def _cut_lines(path: Path, steps: int) -> None:
+    if path.exists():
+        write_bytes(path, _lines_to(path, steps))
+
+
+def _lines_to(path: Path, steps: int) -> bytes:
+    """The whole lines of a log that are of the first so many steps."""
+    kept: list[bytes] = []
     if not path.exists():
-        return
-    kept = []
+        return b""
     for line in path.read_bytes().split(b"\n"):
         try:
             if line and json.loads(line)["step"] <= steps:
                 kept.append(line + b"\n")
-        except ValueError:
+        except (ValueError, KeyError, TypeError, RecursionError):
             break  # the line that a kill cut short; nothing valid follows it
-    write_bytes(path, b"".join(kept))
+    return b"".join(kept)
 
 
 def find_run(name: str, runs_dir: Path) -> Path | None:

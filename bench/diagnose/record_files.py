@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import ConfigError
-from bench.core.files import is_stale, write_bytes, write_text
+from bench.core.files import is_stale, read_json, write_bytes, write_text
 from bench.diagnose import figures as diagnostic_figures
 from bench.diagnose import page as diagnostic_sheet
 from bench.diagnose.diagnosis import Diagnosis
@@ -87,10 +87,7 @@ def stale(folder: Path) -> list[Path]:
 
 def read_record(path: Path) -> dict[str, Any]:
     """A record that was written. Raises ConfigError naming the file."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+    record = read_json(path)
     version = record.get("schema_version") if isinstance(record, dict) else None
     if version != SCHEMA_VERSION:
         raise ConfigError(f"{str(path)!r}: schema_version {version!r} is not {SCHEMA_VERSION}")

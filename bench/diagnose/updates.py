@@ -5,7 +5,6 @@ on the bank's own responses, its prompts drawn with replacement by the seed; `ru
 checkpoint of a run.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from bench.core.logits import head_weight, project
 from bench.core.processes import make_accelerator
 from bench.core.progress import Progress
 from bench.core.provenance import code_digest
-from bench.core.records import find_run
+from bench.core.records import RunFolder, find_run
 from bench.core.stopping import StopRequest
 from bench.diagnose.context_bank import ContextBank
 from bench.diagnose.measured import DIVERGENCES
@@ -161,10 +160,10 @@ def _of_run(name: str, bank: ContextBank, runtime: Runtime) -> Update:
         raise ConfigError(f"update: run {name!r} is neither in {runtime.runs_dir} nor a run folder")
     if not (folder / "model").is_dir():
         raise ConfigError(f"update: run {name!r} has no trained model yet; finish it first")
-    saved = json.loads((folder / "experiment.json").read_text())
-    experiment = Experiment.parse(saved["experiment"])
+    saved = RunFolder(folder).read_points()
+    experiment = Experiment.parse(RunFolder(folder).read_settings())
     for side, digest in bank.points_to.items():
-        if saved["points_to"][side] != digest:
+        if saved.get(side) != digest:
             raise ConfigError(
                 f"update: run {name!r} has another {side} than pair {bank.pair.name!r}"
             )

@@ -77,7 +77,9 @@ def base_of(path: str) -> tuple[str, str | None]:
     try:
         config = json.loads((Path(path) / CONFIG_FILE).read_text(encoding="utf-8"))
         base, revision = config["base_model_name_or_path"], config.get("revision")
-    except (OSError, ValueError, KeyError) as error:
+        if not (isinstance(base, str) and base and isinstance(revision, str | None)):
+            raise ValueError(f"base_model_name_or_path {base!r}, revision {revision!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"adapter {path!r}: {CONFIG_FILE} cannot be read: {error}") from error
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ConfigError(
@@ -95,7 +97,6 @@ def attach(model: Any, path: str, *, merge: bool) -> Any:
     """
     check_peft()
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     try:
         if merge:
@@ -112,7 +113,7 @@ def attach(model: Any, path: str, *, merge: bool) -> Any:
             _check_applied(model, path)
     except ConfigError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+    except Exception as error:  # peft and safetensors raise anything for a stranger's files
         first = (str(error).splitlines() or [""])[0]
         raise ConfigError(f"adapter {path!r} does not load: {first}") from error
     return model.eval()

@@ -84,8 +84,11 @@ def own_stop_ids(
 
 
 def id_set(named: int | Iterable[Any]) -> frozenset[int]:
-    """The ids that a field of a configuration names: one, or several."""
-    return frozenset([named] if isinstance(named, int) else map(int, named))
+    """The ids that a field of a configuration names: one, or several. Raises ConfigError."""
+    try:
+        return frozenset([named] if isinstance(named, int) else map(int, named))
+    except (TypeError, ValueError):
+        raise ConfigError(f"eos_token_id: {named!r} names no token: a number or a list") from None
 
 
 def shared_vocabulary(

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,7 +17,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from bench.core.errors import ConfigError
+from bench.core.files import read_json
 from bench.core.sampling import Vocabulary
+from bench.core.sums import SUMS_FILE, refuse_changed
 from bench.pairs.adapters import attach, base_of, is_adapter, weight_sharing_copy
 from bench.pairs.agreement import (
     Agreement,
@@ -113,14 +114,27 @@ def load_model(path: str, revision: str | None = None, *, merge: bool = True) ->
     fill with random numbers, and for weights that are not finite.
     """
     transformers_logging.disable_progress_bar()
+    _check_files(path)
+    refuse_changed(
+        Path(path).absolute().parent, f"{Path(path).name}/", f"model {path!r}",
+        f"get it again, or delete {SUMS_FILE} above it if the change is meant",
+    )  # fmt: skip
     if is_adapter(path):
         return _finite(attach(load_model(*base_of(path)), path, merge=merge), path)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-            path, dtype=torch.float32, revision=revision or "main", output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+            path, dtype=torch.float32, revision=revision or "main", output_loading_info=True,
+            trust_remote_code=False,
+        )  # fmt: skip
+    except Exception as error:  # each file of a stranger's model can be wrong in its own way
         raise _does_not_load("model", path, error) from error
+    strange = [key for key in found["unexpected_keys"] if not key.endswith("rotary_emb.inv_freq")]
+    if strange:
+        shown = ", ".join(sorted(strange)[:3]) + (", …" if len(strange) > 3 else "")
+        raise ConfigError(
+            f"model {path!r} does not load: {type(model).__name__}, which config.json asks for, "
+            f"has no place for {len(strange)} weights of its files ({shown})"
+        )
     if absent := sorted(found["missing_keys"]):
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         raise ConfigError(
@@ -142,17 +156,56 @@ def _finite(model: PreTrainedModel, path: str) -> PreTrainedModel:
     return model
 
 
+CONFIG_FILES = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "adapter_config.json",
+)  # fmt: skip
+"""transformers takes a broken one of some of these for one that is not there."""
+LFS = b"version https://git-lfs"
+
+
+def _check_files(path: str) -> None:
+    """Raise ConfigError where a folder's files say themselves why they will not load here."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    for file in _read_by_loaders(folder):
+        with file.open("rb") as content:
+            if content.read(len(LFS)) == LFS:
+                raise ConfigError(
+                    f"model {path!r} does not load: {file.name} is a Git LFS pointer and not the "
+                    "file; run `git lfs pull` in it"
+                )
+    for name in CONFIG_FILES:
+        if (folder / name).is_file() and not isinstance(read_json(folder / name), dict):
+            raise ConfigError(f"model {path!r} does not load: {name} holds no object")
+    said = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if quantised := said.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise ConfigError(
+            f"model {path!r} is quantised ({method}): weights are trained and scored as float32 "
+            "here; name the model it was made from"
+        )
+
+
 def _does_not_load(what: str, path: str, error: Exception) -> ConfigError:
     if Path(path).is_absolute() and not Path(path).exists():
         return ConfigError(f"{what} {path!r} does not exist")
-    reason = str(error).splitlines()[0] if str(error) else ""
+    if "ignore_mismatched_sizes" in str(error):
+        return ConfigError(
+            f"{what} {path!r} does not load: its weights have other shapes than config.json says"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" :-=|")]
+    reason = " ".join(lines[:2])[:300]
     return ConfigError(f"{what} {path!r} does not load: {type(error).__name__}: {reason}")
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises ConfigError naming the path."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision or "main", trust_remote_code=False
+        )
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise _does_not_load("tokenizer", path, error) from error
     if not tokenizer("0", add_special_tokens=False)["input_ids"]:
@@ -172,9 +225,13 @@ def declared_stop_ids(
         named = generation.eos_token_id
     except OSError:
         named = None  # a model without a generation config takes its model config's
+    except Exception as error:
+        raise _does_not_load("model", path, error) from error
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision or "main")
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(
+            path, revision=revision or "main", trust_remote_code=False
+        )
+    except Exception as error:
         raise _does_not_load("model", path, error) from error
     for found in (named, config.eos_token_id, tokenizer.eos_token_id):
         if found is not None:

@@ -1,6 +1,6 @@
 """Teacher-student pairs by name. A pair is two models that share a tokenizer."""
 
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from bench.core.config import Experiment
 from bench.core.errors import ConfigError, unknown_name
+from bench.core.files import read_json
 
 ASSETS = Path(__file__).parent / "assets"
 ChatForm = Literal["auto", "template", "plain"]
@@ -193,7 +194,15 @@ def get_pair(name: str) -> Pair:
 
 def _facts(folder: Path) -> dict[str, float]:
     build = folder / "build.json"
-    return json.loads(build.read_text()).get("facts", {}) if build.is_file() else {}
+    if not build.is_file():
+        return {}
+    said = read_json(build)
+    facts = said.get("facts", {}) if isinstance(said, dict) else None
+    if not isinstance(facts, dict) or not all(
+        type(value) in (int, float) and math.isfinite(value) for value in facts.values()
+    ):
+        raise ConfigError(f"{str(build)!r} is damaged: facts {facts!r} are no names with numbers")
+    return facts
 
 
 def pair_of(experiment: Experiment) -> Pair:

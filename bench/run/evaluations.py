@@ -1,18 +1,20 @@
 """Scores models on tasks; what a model scores before training is kept, and shared by all runs."""
 
-import json
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from filelock import FileLock, Timeout
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from bench.core.config import Runtime
-from bench.core.files import digest8, write_json
+from bench.core.errors import ConfigError
+from bench.core.files import canonical_json, digest8, read_json, write_json
 from bench.core.processes import Processes
 from bench.core.progress import Progress
 from bench.core.provenance import code_digest
@@ -142,13 +144,13 @@ class Evaluations:
                 if not patience:
                     return None
                 self.progress.start(f"another run evaluates {baseline.label} on {task}; waiting", 1)
-            known = self.processes.lead(lambda: file.read_text() if file.is_file() else None)
+            known = self.processes.lead(lambda: _read_sealed(file, self.progress.note))
             if known is not None:
-                return TaskResult.from_json(json.loads(known))
+                return TaskResult.from_json(known)
             result = self.examine(
                 baseline.model, baseline.tokenizer, [task], baseline.stops, baseline.label, limit
             )[task]
-            self.processes.lead(lambda: write_json(file, result.to_json()))
+            self.processes.lead(lambda: _write_sealed(file, result.to_json()))
             return result
 
     def _baseline_file(self, baseline: Baseline, task: str, limit: int | None) -> Path:
@@ -165,3 +167,31 @@ class Evaluations:
             }
         )
         return self.runtime.runs_dir / "baselines" / f"{baseline.label}-{task}-{key}.json"
+
+
+def _write_sealed(file: Path, value: dict[str, Any]) -> None:
+    """A value with its own checksum."""
+    write_json(file, {"sha256": _seal(value), "result": value})
+
+
+def _read_sealed(file: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The value of a file as it was written; None where there is none. A damaged file is set aside,
+    and said: what it holds is computed again.
+    """
+    if not file.is_file():
+        return None
+    try:
+        found = read_json(file)
+        if found["sha256"] == _seal(found["result"]):
+            return found["result"]
+        why = "its checksum is another"
+    except (ConfigError, KeyError, TypeError) as error:
+        why = str(error)
+    aside = file.with_name(f".damaged-{file.name}")
+    file.replace(aside)
+    say(f"the kept score {file} is damaged and set aside as {aside}: {why}")
+    return None
+
+
+def _seal(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """Experiment -> RunRecord: baselines, training, evaluation, record and result row."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -103,8 +102,7 @@ def _run(
         values = {
             who: {task: r.to_json() for task, r in found.items()} for who, found in results.items()
         }
-        write_json(folder.path / "evaluations.json", values)
-        folder.write_record(_record(plan, totals, results, evaluations, trainer, peak))
+        folder.write_record(_record(plan, totals, results, evaluations, trainer, peak), values)
 
     processes.lead(write)
 
@@ -203,7 +201,7 @@ def _compact(score_I: Sequence[float]) -> list[float | int]:
 
 def _row(plan: Plan, record: RunRecord) -> dict[str, Any]:
     """The record with per-item scores, as rows.jsonl holds it."""
-    evaluations = json.loads((plan.folder.path / "evaluations.json").read_text())
+    evaluations = plan.folder.read_evaluations()
     row = record.model_dump(mode="json", exclude={"folder"})
     row["items"] = {
         who: {task: _compact(result["score_I"]) for task, result in found.items()}

@@ -1,6 +1,5 @@
 """Trained models on disk: saved, found, scored again, merged."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from bench.core.errors import BenchError, ConfigError
 from bench.core.files import folder_written_whole
 from bench.core.processes import Processes, make_accelerator
 from bench.core.progress import open_progress
-from bench.core.records import find_run
+from bench.core.records import RunFolder, find_run
 from bench.core.stats import mean_estimate
 from bench.pairs.adapters import is_adapter
 from bench.pairs.agreement import pair_chat, stop_ids
@@ -65,6 +64,12 @@ def evaluate_checkpoint(
             f"path: {path!r} can end no response: its stop tokens {list(stops)} lie outside its "
             f"{size:,} ids; mend eos_token_id in its files"
         )
+    positions = model.config.max_position_embeddings
+    if experiment.eval_max_new_tokens is not None and experiment.eval_max_new_tokens >= positions:
+        raise ConfigError(
+            f"max_new_tokens: {experiment.eval_max_new_tokens} is not accepted: {path!r} has "
+            f"{positions} positions, for a problem and its answer"
+        )
     accelerator = make_accelerator(experiment, runtime)
     model = model.to(accelerator.device)
     with open_progress(runtime.progress) as progress:
@@ -90,8 +95,7 @@ def find_checkpoint(path: str, runtime: Runtime) -> tuple[str, dict[str, Any]]:
         return str(folder), {}
     if not (folder / "model").is_dir():
         raise ConfigError(f"run {path!r} has no trained model yet; finish it first")
-    settings = json.loads((folder / "experiment.json").read_text())["experiment"]
-    return str(folder / "model"), settings
+    return str(folder / "model"), RunFolder(folder).read_settings()
 
 
 def merge_checkpoint(path: str, out: Path, runtime: Runtime) -> None:

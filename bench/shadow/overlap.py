@@ -127,6 +127,15 @@ def read_shadow(text: str, run_id: str) -> Overlap:
     empty log, a broken line, or lines of different budgets.
     """
     lines = _read_lines(text, run_id)
+    try:
+        return _overlap(lines, run_id)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"{run_id}: shadow.jsonl is damaged: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _overlap(lines: list[dict[str, Any]], run_id: str) -> Overlap:
     in_all = set.intersection(*(set(line["rules"]) for line in lines))
     rules = tuple(rule for rule in lines[0]["rules"] if rule in in_all)
     places = [[line["rules"].index(rule) for rule in rules] for line in lines]
@@ -172,10 +181,15 @@ def _read_lines(text: str, run_id: str) -> list[dict[str, Any]]:
     for number, line in enumerate(whole, 1):
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            if not isinstance(lines[-1], dict):
+                raise ValueError("it holds no object")
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{run_id}: shadow.jsonl line {number} is broken: {error}") from None
     if not lines:
         raise ConfigError(f"{run_id}: shadow.jsonl has no line yet")
+    steps = [line.get("step") for line in lines]
+    if not all(isinstance(step, int) for step in steps) or steps != sorted(set(steps)):
+        raise ConfigError(f"{run_id}: shadow.jsonl is damaged: its steps do not rise: {steps[:9]}")
     for field in ("keep", "gradient_of"):
         values = sorted({line[field] for line in lines}, key=str)
         if len(values) > 1:

@@ -52,7 +52,7 @@ def run_sweep(
                 f"{path}: tuning.pruner {sweep.file.tuning.pruner!r} is not accepted with launch: "
                 "a run in other processes does not report its curve; use 'none'"
             )
-        if not tuning.tuning_folder(sweep, runtime).result.exists():
+        if not tuning.has_result(sweep, runtime):
             untuned = sweep
             tuning.check_replaces(sweep, runtime)
 

@@ -190,13 +190,15 @@ def read_claims(path: Path) -> NamedClaims | None:
 def _read(path: Path) -> tuple[SweepFile, list[Block], Source]:
     """The file, its blocks, and what says where in it an error is."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"sweep {str(path)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"sweep {str(path)!r} cannot be read: no UTF-8: {error}") from error
     source = Source(path, text)
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no TOML, numbers of thousands of digits
         raise ConfigError(f"{path}: {error}") from None
     with source.errors():
         file = SweepFile.model_validate(table)

@@ -5,7 +5,9 @@ worker holds a cell's lock while it tunes it, so a sampler sees every earlier tr
 runs twice.
 """
 
+import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import ConfigError, Stopped
-from bench.core.files import digest8, write_json
+from bench.core.files import digest8, json_text, read_json, write_json, write_text
 from bench.core.keep_schedule import keep_name
 from bench.core.stopping import StopRequest
+from bench.core.sums import changed_files, write_sums
 from bench.run.plan import make_plan, slug
 from bench.sweep.launch import execute
 from bench.sweep.storage import (
@@ -315,15 +318,37 @@ def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
     beside_rows = _beside_rows(sweep, runtime)
     beside_rows.parent.mkdir(parents=True, exist_ok=True)
     write_json(beside_rows, result)
-    write_json(folder.result, result)
+    text = json_text(result)
+    # The sum first: a result without one is of an earlier version, and counts as it is.
+    write_sums(folder.path, {folder.result.name: hashlib.sha256(text.encode()).hexdigest()})
+    write_text(folder.result, text)
     return folder.result
+
+
+def has_result(sweep: Sweep, runtime: Runtime) -> bool:
+    """Is the tuning done? A damaged result is set aside, and said: its study gives it again."""
+    folder = tuning_folder(sweep, runtime)
+    if not folder.result.exists():
+        return False
+    if not changed_files(folder.path):
+        return True
+    aside = folder.result.with_name(f".damaged-{folder.result.name}")
+    folder.result.replace(aside)
+    print(f"{folder.result} is damaged and set aside as {aside}", file=sys.stderr)
+    return False
 
 
 def tuned(sweep: Sweep, runtime: Runtime) -> Sweep:
     """The sweep's own points, seeds and all, each with its cell's best values."""
-    cells_found = json.loads(tuning_folder(sweep, runtime).result.read_text())["cells"]
-    plans = []
+    result, plans = tuning_folder(sweep, runtime).result, []
+    cells_found = read_json(result)
     for plan in sweep.plans:
-        best = cells_found[cell_name(plan.experiment)]["best"]
+        try:
+            best = dict(cells_found["cells"][cell_name(plan.experiment)]["best"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{str(result)!r} is damaged: {error!r}; delete it, and the same command writes it "
+                "again"
+            ) from error
         plans.append(make_plan(plan.experiment.model_copy(update=best), runtime))
     return replace(sweep, plans=tuple({plan.run_id: plan for plan in plans}.values()))

@@ -1,6 +1,5 @@
 """Checkpoints of a run: written to a temporary name, synced, renamed; the last two are kept."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,18 +12,20 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from bench.core.errors import BenchError
-from bench.core.files import sync, write_json
+from bench.core.errors import BenchError, ConfigError
+from bench.core.files import read_json, sync, write_json
 from bench.core.plain_state import load_plain, save_plain
 from bench.core.processes import is_sharded
+from bench.core.records import RunFolder
+from bench.core.sums import SUMS_FILE, read_sums, sums_of, write_sums
 from bench.train.setup import Setup
 from bench.train.training_state import load_training, save_training
 
 KEPT = 2
+LOGS_FILE = "logs.json"
+"""What the run's logs hold up to this step, by checksum: the record is made from them, too."""
 SELECTOR = "selector"
 """The memory of the run's rule, where it has one."""
-SUMS_FILE = "sums.json"
-"""SHA-256 of every other file of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,21 @@ class Checkpoint:
     def damage(self) -> str | None:
         """What its files show to be wrong with it; None where they are as they were written."""
         try:
-            sums = json.loads((self.path / SUMS_FILE).read_text())
-            found = _sums(self.path)
-        except (OSError, ValueError) as error:
-            return f"{SUMS_FILE} cannot be read: {type(error).__name__}"
-        if not isinstance(sums, dict) or sums.keys() != found.keys():
+            sums, found = read_sums(self.path), _sums(self.path)
+        except (OSError, ConfigError) as error:
+            return f"{SUMS_FILE} cannot be read: {error}"
+        if sums is None or sums.keys() != found.keys():
             return "files are missing or were added"
         changed = sorted(name for name, digest in sums.items() if found[name] != digest)
         return f"{', '.join(changed)} changed" if changed else None
+
+    def contradiction(self, folder: RunFolder) -> str | None:
+        """What the run's logs show to be wrong with it; None where they are as they were then."""
+        if not folder.metrics_hold(self.step):
+            return f"metrics.jsonl has not each step from 1 to {self.step} once"
+        then, now = read_json(self.path / LOGS_FILE), folder.log_sums(self.step)
+        changed = [name for name, digest in now.items() if then.get(name) != digest]
+        return f"{', '.join(changed)} changed since" if changed else None
 
     def load(self, setup: Setup) -> dict[str, Any]:
         """Put the state of training and the rule's memory back; returns the saved totals."""
@@ -62,20 +70,16 @@ def full_state(accelerator: Accelerator, student: torch.nn.Module) -> dict[str, 
     return {name.removeprefix("model."): value for name, value in state.items()}
 
 
-def settle_checkpoint(
-    folder: Path, holds: Callable[[int], bool], say: Callable[[str], None]
-) -> int:
+def settle_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> int:
     """Step of the newest checkpoint that is as it was written and whose log holds; 0 for none.
 
     Newer ones are set aside, and said: what they are for is done again.
     """
-    for checkpoint in reversed(_complete(folder)):
-        why = checkpoint.damage()
-        if why is None and not holds(checkpoint.step):
-            why = f"metrics.jsonl has not each step from 1 to {checkpoint.step} once"
+    for checkpoint in reversed(_complete(folder.checkpoints)):
+        why = checkpoint.damage() or checkpoint.contradiction(folder)
         if why is None:
             return checkpoint.step
-        aside = folder / f".damaged-{checkpoint.path.name}"
+        aside = folder.checkpoints / f".damaged-{checkpoint.path.name}"
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.path.rename(aside)
         say(f"the checkpoint of step {checkpoint.step} is damaged and set aside as {aside}: {why}")
@@ -83,14 +87,9 @@ def settle_checkpoint(
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """file -> SHA-256, of all files but the one that holds these."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != SUMS_FILE:
-            with file.open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
-            found[file.relative_to(folder).as_posix()] = digest
-    return found
+    """Of all files but the one that holds these."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != SUMS_FILE)
+    return sums_of(folder, files)
 
 
 def checkpoint_of(folder: Path, step: int) -> Checkpoint:
@@ -104,8 +103,9 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def save_checkpoint(setup: Setup, folder: Path, step: int, totals: Mapping[str, Any]) -> None:
+def save_checkpoint(setup: Setup, run: RunFolder, step: int, totals: Mapping[str, Any]) -> None:
     """Save after `step` steps. Raises BenchError for a full disk; the previous one survives."""
+    folder = run.checkpoints
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
     processes, selector = setup.processes, setup.selector
     if processes.lead(final.exists):
@@ -119,7 +119,8 @@ def save_checkpoint(setup: Setup, folder: Path, step: int, totals: Mapping[str, 
         if selector.has_memory:
             save_plain(temporary / SELECTOR, selector.state_dict())
         write_json(temporary / "totals.json", totals)
-        write_json(temporary / SUMS_FILE, _sums(temporary))
+        write_json(temporary / LOGS_FILE, run.log_sums(step))
+        write_sums(temporary, _sums(temporary))
         for file in temporary.rglob("*"):
             sync(file)
         sync(temporary)

@@ -297,7 +297,7 @@ def train(
             trainer.totals.wall = perf_counter() - began
             last, stops = step + 1 == experiment.steps, processes.any(stop.requested)
             if last or stops or (step + 1) % runtime.checkpoint_every == 0:
-                save_checkpoint(trainer.setup, folder.checkpoints, step + 1, vars(trainer.totals))
+                save_checkpoint(trainer.setup, folder, step + 1, vars(trainer.totals))
             if stops:
                 raise Stopped(
                     f"stopped after step {step + 1} of {experiment.steps}, saved in {folder.path}; "
@@ -310,9 +310,7 @@ def resume(trainer: Trainer, progress: Progress) -> int:
     """Put the last checkpoint that is whole back, if there is one, and cut the logs to it; returns
     its step."""
     folder, processes = trainer.folder, trainer.processes
-    first = processes.lead(
-        lambda: settle_checkpoint(folder.checkpoints, folder.metrics_hold, progress.note)
-    )
+    first = processes.lead(lambda: settle_checkpoint(folder, progress.note))
     if first:
         checkpoint = checkpoint_of(folder.checkpoints, first)
         trainer.totals = Totals(**checkpoint.load(trainer.setup))

@@ -136,8 +136,9 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_sent(path: Path) -> dict[str, int]:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):  # the second: a kill cut the write short
+        sent = json.loads(path.read_text())
+        return {name: int(step) for name, step in sent.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # a kill cut the write short
         return {}
 
 

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bench.core.errors import BenchError
 from bench.core.plain_state import load_plain, save_plain
+from bench.core.processes import inner
 from bench.train.setup import Setup
 
 TRAINED_FILE = "trained.safetensors"
@@ -27,8 +28,7 @@ GENERATORS = "generators"
 
 def trained_weights(setup: Setup) -> dict[str, Tensor]:
     """Name -> parameter, tied ones once."""
-    named = setup.student.named_parameters()
-    return {name.removeprefix("module."): p for name, p in named if p.requires_grad}
+    return {name: p for name, p in inner(setup.student).named_parameters() if p.requires_grad}
 
 
 def save_training(setup: Setup, folder: Path) -> None:

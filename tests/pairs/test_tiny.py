@@ -209,7 +209,12 @@ def test_a_killed_build_resumes_to_the_same_weights(victim, tmp_path):
     for role in ("student", "teacher"):
         whole, cut = weights(tmp_path / "whole", role), weights(tmp_path / "cut", role)
         assert all(torch.equal(whole[key], cut[key]) for key in whole)
-    assert {p.name for p in (tmp_path / "cut").iterdir()} == {"build.json", "student", "teacher"}
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {
+        "build.json",
+        "student",
+        "sums.json",
+        "teacher",
+    }
 
 
 def test_the_student_stops_at_the_first_evaluation_that_meets_its_target(tmp_path):

@@ -35,7 +35,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from bench.core.errors import ConfigError
-from bench.core.files import folder_written_whole, write_text
+from bench.core.files import folder_written_whole, read_json, write_text
+from bench.core.sums import sums_of, write_sums
 from bench.pairs.tiny.pretrain import ModelRecipe, ProgressFn, train
 from bench.pairs.tiny.tokenizer import MAX_CONTEXT, build_tokenizer
 
@@ -131,7 +132,7 @@ def retune_teacher(
     _check_share(style_share)
     if not (pair_dir / "build.json").is_file():
         raise ConfigError(f"{pair_dir} holds no build.json: only a pair built here can be retuned")
-    origin = json.loads((pair_dir / "build.json").read_text())
+    origin = read_json(pair_dir / "build.json")
     teacher = {**origin["recipe"]["teacher"], "betas": tuple(origin["recipe"]["teacher"]["betas"])}
     recipe = replace(
         ModelRecipe(**teacher),
@@ -144,8 +145,8 @@ def retune_teacher(
     work_dir = _claim(out_dir, plan)
     if work_dir is None:
         return out_dir
-    tokenizer = AutoTokenizer.from_pretrained(pair_dir / "teacher")
-    model = AutoModelForCausalLM.from_pretrained(pair_dir / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(pair_dir / "teacher", trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(pair_dir / "teacher", trust_remote_code=False)
     _train_into(
         work_dir, "teacher", model, tokenizer, recipe, RETUNE_SEED + seed,
         f"{origin['name']} teacher, style share {style_share}", progress,
@@ -237,7 +238,7 @@ def _claim(out_dir: Path, plan: dict) -> Path | None:
     text = json.dumps(plan, indent=1, sort_keys=True)
     for path in (out_dir / "build.json", work_dir / "plan.json"):
         if path.exists():
-            begun = json.loads(path.read_text())
+            begun = read_json(path)
             if any(begun.get(key) != value for key, value in json.loads(text).items()):
                 raise ConfigError(f"{path} is of another build; choose another folder or remove it")
             return None if path.name == "build.json" else work_dir
@@ -264,7 +265,7 @@ def _train_into(
     """
     final, done = work_dir.parent / role, work_dir / f"{role}.json"
     if final.exists() and done.exists():
-        return json.loads(done.read_text())
+        return read_json(done)
     threads = torch.get_num_threads()
     torch.set_num_threads(BUILD_THREADS)
     with nullcontext(progress) if progress else console_progress() as report:
@@ -284,6 +285,9 @@ def _train_into(
 
 
 def _finish(work_dir: Path, record: dict) -> None:
+    folder = work_dir.parent
+    models = [f for role in ("student", "teacher") for f in (folder / role).rglob("*")]
+    write_sums(folder, sums_of(folder, filter(Path.is_file, models)))
     text = json.dumps(record, indent=1, sort_keys=True)
-    write_text(work_dir.parent / "build.json", text + "\n")
+    write_text(folder / "build.json", text + "\n")
     shutil.rmtree(work_dir)

@@ -6,7 +6,6 @@ is an independent check of the engine's `full`.
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from bench.core.files import read_json
 from bench.pairs.tiny.pretrain import generate, greedy_accuracy
 from bench.tasks.arithmetic import (
     GAIN_VERBS,
@@ -68,10 +68,14 @@ class PlainPair:
 def load_pair(pair_dir: Path) -> PlainPair:
     """Loads `pair_dir`/teacher and /student with transformers alone."""
     teacher, student = (
-        AutoModelForCausalLM.from_pretrained(pair_dir / role).eval()
+        AutoModelForCausalLM.from_pretrained(pair_dir / role, trust_remote_code=False).eval()
         for role in ("teacher", "student")
     )
-    return PlainPair(teacher, student, AutoTokenizer.from_pretrained(pair_dir / "student"))
+    return PlainPair(
+        teacher,
+        student,
+        AutoTokenizer.from_pretrained(pair_dir / "student", trust_remote_code=False),
+    )
 
 
 def problems_of(split: Split, count: int, seed: int = 0) -> list[Problem]:
@@ -198,7 +202,7 @@ def measure(pair_dir: Path, recipe: Distillation, seeds: tuple[int, ...] = (0, 1
         distil_full(fresh, recipe, seed)
         distilled.append(greedy_accuracy(fresh.student, fresh.tokenizer, tune))
     return {
-        "build": json.loads((pair_dir / "build.json").read_text()),
+        "build": read_json(pair_dir / "build.json"),
         "models": {r: _model_facts(m) for r, m in vars(pair).items() if r != "tokenizer"},
         "data": _data_facts(pair.tokenizer),
         "problems": TUNE_PROBLEMS,
