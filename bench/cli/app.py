@@ -1,5 +1,6 @@
 """The command line: parses and prints, decides nothing."""
 
+import os
 import sys
 
 from cyclopts import CycloptsError, Parameter
@@ -17,6 +18,7 @@ from bench.cli.shadow import artefacts, overlap
 from bench.cli.sweep import sweep
 from bench.core.errors import BenchError
 from bench.core.fields import one_line
+from bench.core.stopping import StopRequest
 
 app = GroupedApp(
     name="bench",
@@ -26,6 +28,7 @@ app = GroupedApp(
     """,
     default_parameter=Parameter(show_default=default_text),
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 for command in (pairs_app, data_app, selectors_app):
     app.command(command)
@@ -37,11 +40,13 @@ app.command(evaluate, name="eval")
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 anything else."""
     try:
-        app(
-            sys.argv[1:] if arguments is None else arguments,
-            exit_on_error=False,
-            print_error=False,
-        )
+        # Also outside a run, while things load or are drawn, a signal ends with one line.
+        with StopRequest().installed():
+            app(
+                sys.argv[1:] if arguments is None else arguments,
+                exit_on_error=False,
+                print_error=False,
+            )
     except CycloptsError as error:
         cause = error.__cause__
         fail(one_line(cause) if isinstance(cause, ValidationError) else str(error), 2)
@@ -51,3 +56,12 @@ def main(arguments: list[str] | None = None) -> None:
         fail(str(error), error.exit_code, error.process)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 3)
+    except BrokenPipeError:
+        # Whoever reads the output has gone; Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        where = f": {str(error.filename)!r}" if error.filename else ""
+        fail(f"{error.strerror or error}{where}; nothing that was written before is lost", 1)
+    except MemoryError:
+        fail("out of memory; the same command goes on from the last checkpoint", 1)

@@ -1,11 +1,14 @@
 """Files written whole or not at all, and digests of what they hold."""
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,35 @@ def written_whole(path: Path) -> Iterator[Path]:
     still there and nothing else.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _clear_leftovers(path)
     try:
         yield temporary
         sync(temporary)
+        _keep_mode_and_owner(path, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+LEFT_S = 3600.0
+"""Seconds after which a temporary file is what a killed process left."""
+
+
+def _clear_leftovers(path: Path) -> None:
+    with suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                left.unlink(missing_ok=True)
+
+
+def _keep_mode_and_owner(path: Path, temporary: Path) -> None:
+    """What takes the place of a file is read and written by whom that one was."""
+    with suppress(OSError):
+        old = path.stat()
+        temporary.chmod(stat.S_IMODE(old.st_mode))
+        if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(temporary, old.st_uid, old.st_gid)
 
 
 @contextmanager

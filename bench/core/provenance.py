@@ -70,7 +70,7 @@ def peak_memory_bytes(device: str) -> int:
 
         return torch.cuda.max_memory_allocated()
     with suppress(OSError):
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         if found := re.search(r"VmHWM:\s+(\d+) kB", status):
             return int(found.group(1)) * 1024
     import resource

@@ -1,4 +1,4 @@
-"""Run folders, the record of a run, append-only result rows, and provenance.
+"""Run folders and the record of a run.
 
 The state of a run is read off the disk: no folder, `incomplete`, or `done` (record.json, which is
 written last).
@@ -195,17 +195,19 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One step's line; flushed, so that a kill loses at most the line being written."""
-        with self._metrics.open("a") as file:
+        with self._metrics.open("a", encoding="utf-8") as file:
             file.write(canonical_json(line) + "\n")
 
     def append_shadow(self, line: Mapping[str, Any]) -> None:
         """One step's line of the shadow panel."""
-        with self.shadow.open("a") as file:
+        with self.shadow.open("a", encoding="utf-8") as file:
             file.write(canonical_json(line) + "\n")
 
     def steps_done(self) -> int:
         """Steps that metrics.jsonl has a line for."""
-        return self._metrics.read_text().count("\n") if self._metrics.exists() else 0
+        return (
+            self._metrics.read_text(encoding="utf-8").count("\n") if self._metrics.exists() else 0
+        )
 
     def log_sums(self, steps: int) -> dict[str, str]:
         """SHA-256 of what each log says of the first so many steps."""
@@ -275,34 +277,3 @@ def _lines_to(path: Path, steps: int) -> bytes:
 def find_run(name: str, runs_dir: Path) -> Path | None:
     """The folder of a run, by its id in `runs_dir` or by its own path; None where neither is."""
     return next((folder for folder in (runs_dir / name, Path(name)) if folder.is_dir()), None)
-
-
-def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
-    """The row of this run, if the file has it."""
-    if not rows.exists():
-        return None
-    lines = (json.loads(line) for line in read_lines(rows) if run_id in line)
-    return next((row for row in lines if row["run_id"] == run_id), None)
-
-
-def append_row(rows: Path, row: Mapping[str, Any]) -> bool:
-    """Append a run's row unless the file has one of that run id; True when it was appended.
-
-    Raises ConfigError, and leaves the file as it is, where it holds a line that is no row.
-    """
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(rows.with_name(f".{rows.name}.lock")):
-        text = rows.read_text(encoding="utf-8") if rows.exists() else ""
-        for number, line in enumerate(text.split("\n"), 1):
-            try:
-                found = json.loads(line)["run_id"] if line.strip() else None
-            except (ValueError, KeyError, TypeError):
-                raise ConfigError(
-                    f"rows: {str(rows)!r} has no row of a run in line {number}, and nothing is "
-                    "appended: name another file"
-                ) from None
-            if found == row["run_id"]:
-                return False
-        end = "\n" if text and not text.endswith("\n") else ""
-        write_text(rows, f"{text}{end}{canonical_json(row)}\n")
-        return True

@@ -10,7 +10,8 @@ from bench.core.files import write_json
 from bench.core.processes import Processes, make_accelerator
 from bench.core.progress import Progress, open_progress
 from bench.core.provenance import ENGINE_VERSION, provenance, reset_peak_memory
-from bench.core.records import RunRecord, append_row
+from bench.core.records import RunRecord
+from bench.core.result_rows import append_row, check_rows
 from bench.core.stats import paired_difference
 from bench.core.stopping import StopRequest
 from bench.pairs.models import LoadedPair, commit_of, load_pair
@@ -48,6 +49,7 @@ def run_experiment(
     processes = Processes(make_accelerator(experiment, runtime))
     with ExitStack() as held:
         processes.lead(lambda: held.enter_context(plan.folder.lock()) and None)
+        processes.lead(lambda: check_rows(rows_file(runtime)))
         progress = held.enter_context(open_progress(runtime.progress))
         if processes.lead(lambda: plan.folder.state) != "done":
             with StopRequest().installed() as stop, processes.blamed():

@@ -70,7 +70,9 @@ def run_launched(launch: str, experiment: Experiment, runtime: Runtime) -> RunRe
             return plan.folder.read_record()
         said = job.with_suffix(".error")
         tail = log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
-        raise BenchError(said.read_text() if said.exists() else " | ".join(tail) or "no output")
+        raise BenchError(
+            said.read_text(encoding="utf-8") if said.exists() else " | ".join(tail) or "no output"
+        )
 
 
 def _start(launch: str, job: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -107,7 +109,7 @@ def _wait_until_free(folder: RunFolder) -> None:
 
 def main(job: Path) -> None:
     """What each launched process does. Leaves JOB's `.error` beside it where the run failed."""
-    values: Mapping[str, Any] = json.loads(job.read_text())
+    values: Mapping[str, Any] = json.loads(job.read_text(encoding="utf-8"))
     stop_with(values["parent"], is_parent=False)
     try:
         run_experiment(Experiment.parse(values["experiment"]), Runtime(**values["runtime"]))

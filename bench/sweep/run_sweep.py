@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.core.progress import open_progress
-from bench.core.records import find_row
+from bench.core.result_rows import find_row
 from bench.core.stopping import StopRequest
 from bench.sweep import tuning
 from bench.sweep.storage import (

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import ConfigError, RunInUse, Stopped
 from bench.core.files import canonical_json, digest8
-from bench.core.records import find_row
+from bench.core.result_rows import find_row
 from bench.core.stopping import StopRequest
 from bench.sweep.launch import execute
 from bench.sweep.storage import TrialFault, fail_stale_trials, history, open_study, refuse_deadly

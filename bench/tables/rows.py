@@ -17,6 +17,7 @@ from bench.core.files import canonical_json
 from bench.core.keep_schedule import mean_keep
 from bench.core.presets import PRESETS
 from bench.core.records import SCHEMA_VERSION, RunRecord
+from bench.core.result_rows import SUM, row_sum
 
 VARIES = ("pair", "selector", "selector_params", "keep", "seed")
 """Fields of Experiment that may differ inside a table (pair: inside the overall one)."""
@@ -147,12 +148,17 @@ def _check_models(rows: Sequence[tuple[str, Row]]) -> None:
 def _row(line: str, place: str, is_cut: bool) -> Row:
     try:
         values = json.loads(line)
-    except json.JSONDecodeError as error:
-        why = "the last line, half written?" if is_cut else error.msg
+    except (ValueError, RecursionError) as error:
+        why = "the last line, half written?" if is_cut else error
         raise ConfigError(f"{place}: not a whole line of JSON ({why}); delete it") from None
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise ConfigError(f"{place}: schema_version {version!r} is not {SCHEMA_VERSION}")
+    if values.get(SUM) not in (None, row_sum(values)):
+        raise ConfigError(
+            f"{place}: the row of run {values.get('run_id')!r} changed since it was written; get "
+            f"it again, or take the field {SUM!r} out if the change is meant"
+        )
     try:
         row = Row.model_validate(values)
     except ValidationError as error:

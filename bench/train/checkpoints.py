@@ -59,7 +59,7 @@ class Checkpoint:
         load_training(setup, self.path)
         if setup.selector.has_memory:
             setup.selector.load_state_dict(load_plain(self.path / SELECTOR))
-        return json.loads((self.path / "totals.json").read_text())
+        return json.loads((self.path / "totals.json").read_text(encoding="utf-8"))
 
 
 def full_state(accelerator: Accelerator, student: torch.nn.Module) -> dict[str, Any] | None:

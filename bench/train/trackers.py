@@ -63,7 +63,7 @@ def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any]) ->
             if line["step"] > sent[name]:
                 tracker.log(scalars(line), step=line["step"])
                 sent[name] = line["step"]
-        (folder / SENT).write_text(json.dumps(sent))
+        (folder / SENT).write_text(json.dumps(sent), encoding="utf-8")
 
     try:
         with redirect_stdout(sys.stderr):  # standard output may be the run's JSON document
@@ -136,7 +136,7 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_sent(path: Path) -> dict[str, int]:
     try:
-        sent = json.loads(path.read_text())
+        sent = json.loads(path.read_text(encoding="utf-8"))
         return {name: int(step) for name, step in sent.items()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):  # a kill cut the write short
         return {}

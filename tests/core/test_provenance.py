@@ -13,13 +13,13 @@ from bench.run.evaluations import EVALUATION_CODE
 
 BENCH = Path(provenance.__file__).parents[1]
 NO_NUMBER = {
-    "core": "arrays config errors fields files keep_schedule processes progress provenance records "
-    "stats stopping",
+    "core": "arrays config errors fields files keep_schedule plain_state processes progress "
+    "provenance records result_rows stats stopping sums",
     "diagnose": "context_bank diagnosis measured",
     "pairs": "pair",
     "selection": "combinations expression grammar population registry selector signals",
     "tasks": "contamination prompt_file prompt_sets prompts",
-    "train": "checkpoints extra_signals metrics trackers vllm_rollout",
+    "train": "checkpoints extra_signals metrics trackers training_state vllm_rollout",
 }
 """Files that a cached number's code imports and that change none: they name, check, write or move
 values. Settings, prompts and the rule itself are in the caches' keys by themselves."""

@@ -1,15 +1,11 @@
 """Run folders and rows: written whole or not at all, appended once, cut back on resume."""
 
-import json
-import multiprocessing
-
 import numpy as np
 import pytest
 
-from bench.core.errors import ConfigError
 from bench.core.files import canonical_json, digest8, write_text
 from bench.core.provenance import peak_memory_bytes, provenance, reset_peak_memory
-from bench.core.records import RunFolder, append_row
+from bench.core.records import RunFolder
 
 
 def test_equal_values_have_equal_json_whatever_their_order():
@@ -59,36 +55,6 @@ def test_signals_are_means_over_the_steps(tmp_path):
         summary = {"all": 0.5, "selected": None, "q05": low, "q95": 1.0}
         folder.append_metrics({"step": step, "signals": {"entropy_BT": summary} if step else {}})
     assert folder.signals() == {"entropy_BT": {"all": 0.5, "q05": 0.25, "q95": 1.0}}
-
-
-def _append(rows, worker):
-    for run in range(20):
-        append_row(rows, {"run_id": f"{worker % 2}-{run}", "value": run})
-
-
-def test_rows_from_many_processes_are_each_there_once(tmp_path):
-    rows = tmp_path / "results" / "rows.jsonl"
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_append, args=(rows, worker)) for worker in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=200)
-    found = [json.loads(line)["run_id"] for line in rows.read_text().splitlines()]
-    assert sorted(found) == sorted(f"{w}-{run}" for w in range(2) for run in range(20))
-
-
-def test_a_row_is_appended_to_rows_alone_and_changes_none_of_them(tmp_path):
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"run_id": "a", "text": "one\u2028line"}')
-    before = rows.read_text()
-    assert append_row(rows, {"run_id": "b"}) and not append_row(rows, {"run_id": "a"})
-    assert rows.read_text() == before + '\n{"run_id":"b"}\n'
-    for text in ('{"run_id": "a"}\nnotes of mine\n', "[1]", '{"prompt": "2 + 2"}'):
-        rows.write_text(text)
-        with pytest.raises(ConfigError, match="has no row of a run in line"):
-            append_row(rows, {"run_id": "b"})
-        assert rows.read_text() == text
 
 
 def test_a_new_peak_can_be_started():
