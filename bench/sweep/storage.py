@@ -1,18 +1,25 @@
 """Optuna studies: on a journal in a folder, or on any RDB that several machines share."""
 
+import itertools
+import re
+import sys
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 
-from bench.core.errors import ConfigError
+from bench.core.errors import BenchError, ConfigError
+from bench.sweep.journal import Journal, JournalDamaged
 
 HEARTBEAT_S = 30
 """Seconds between heartbeats on an RDB; a trial silent for three of them is taken for dead."""
+PATIENCE_S = 120.0
+"""Seconds for which a database that does not answer is asked again."""
 DEATHS = 3
 """Deaths of a point's process in a row, without a step more, after which the point has failed."""
 
@@ -28,22 +35,42 @@ def open_study(
     sampler: optuna.samplers.BaseSampler | None = None,
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
-    """A study that maximises, made if it is not there. Raises ConfigError for a bad storage."""
+    """A study that maximises, made if it is not there. A damaged journal is set aside, and said:
+    its points are asked for anew, and those with a row are done at once.
+
+    Raises ConfigError for a bad storage.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        study_name=name,
-        storage=_open_storage(storage, folder),
-        direction="maximize",
-        sampler=sampler,
-        pruner=pruner,
-        load_if_exists=True,
-    )
+
+    def create() -> optuna.Study:
+        return optuna.create_study(
+            study_name=name,
+            storage=_open_storage(storage, folder),
+            direction="maximize",
+            sampler=sampler,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+
+    try:
+        return create()
+    except JournalDamaged as error:
+        journal = _journal_file(storage, folder)
+        if journal is None:
+            raise
+        aside = _free_name(journal)
+        journal.replace(aside)
+        print(
+            f"{error}: it is set aside as {aside}, and the trials are found again from their runs",
+            file=sys.stderr,
+        )
+        return create()
 
 
 def find_study(name: str, storage: str | None, folder: Path) -> optuna.Study | None:
     """A study that is there already; makes none."""
-    file = folder / "journal.log" if storage is None else Path(storage)
-    if "://" not in str(storage) and not file.exists():
+    journal = _journal_file(storage, folder)
+    if journal is not None and not journal.exists():
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -52,26 +79,90 @@ def find_study(name: str, storage: str | None, folder: Path) -> optuna.Study | N
         return None
 
 
+def _journal_file(storage: str | None, folder: Path) -> Path | None:
+    """The journal in the folder when nothing is given, or the given file; None for a database."""
+    if storage is None:
+        return folder / "journal.log"
+    return None if "://" in storage else Path(storage)
+
+
+def _free_name(journal: Path) -> Path:
+    names = (journal.with_name(f".damaged-{n}-{journal.name}") for n in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
 def _open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     """A journal in the folder when no URL is given; a journal file; or an RDB."""
-    if url is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    if "://" not in url:
-        return JournalStorage(JournalFileBackend(url))
+    journal = _journal_file(url, folder)
     try:
+        if journal is not None:
+            if url is None:
+                folder.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(Journal(journal))
+        assert url is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
-            return RDBStorage(
+            return PatientStorage(
                 url,
+                engine_kwargs={"pool_pre_ping": True},
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=3 * HEARTBEAT_S,
                 heartbeat_stale_trial_callback=_enqueue_again,
             )
+    except BenchError:
+        raise
     except Exception as error:
+        shown = without_password(url or str(journal))
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"storage: {url!r} cannot be opened: {str(error).splitlines()[0]}"
+            f"storage: {shown!r} cannot be opened: {without_password(said, url)}"
         ) from error
+
+
+def without_password(text: str, url: str | None = None) -> str:
+    """A text with the password of a URL (itself, or another) left out."""
+    found = re.match(r"[^:/]+://[^:/@]*:(.*)@", url or text)
+    return text.replace(f":{found[1]}@", ":***@") if found and found[1] else text
+
+
+class PatientStorage(RDBStorage):
+    """A database that may be away for a while: what it is asked is asked again, less and less
+    often, for PATIENCE_S. Then raises BenchError in one line.
+    """
+
+
+def _asked_again(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: RDBStorage, *arguments: Any, **named: Any) -> Any:
+        from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+        from sqlalchemy.exc import DBAPIError
+
+        began, wait, tries = time.monotonic(), 0.5, 0
+        while True:
+            try:
+                return method(self, *arguments, **named)
+            except UpdateFinishedTrialError:
+                if not tries:
+                    raise
+                return True  # the answer to the first try was lost, and not what it did
+            except (DBAPIError, StorageInternalError) as error:
+                if time.monotonic() - began + wait > PATIENCE_S:
+                    cause = error.__cause__ or error
+                    said = (str(cause).splitlines() or [type(cause).__name__])[0]
+                    raise BenchError(
+                        f"storage: {without_password(self.url)!r} has not answered for "
+                        f"{PATIENCE_S:.0f} seconds ({without_password(said, self.url)}); the same "
+                        "command goes on from there"
+                    ) from error
+            time.sleep(wait)
+            wait, tries = min(2 * wait, 15.0), tries + 1
+
+    return call
+
+
+for _name in (*vars(BaseStorage), "_get_trials", "_get_stale_trial_ids", "record_heartbeat"):
+    if callable(_method := vars(RDBStorage).get(_name)) and not _name.startswith("__"):
+        setattr(PatientStorage, _name, _asked_again(_method))
 
 
 def _enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:

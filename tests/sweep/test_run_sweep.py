@@ -2,17 +2,15 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from command import call
 from optuna.trial import TrialState
+from postgresql import Server
 from small_sweep import TOML, TUNING, curve_stub, rows_of, runtime, write
 
 from bench.core.errors import BenchError, ConfigError, Stopped
@@ -143,28 +141,12 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
 
 @pytest.fixture
 def postgresql_url():
-    """A PostgreSQL server of one's own on loopback, in a temporary folder."""
-    binary = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))), None)
-    if binary is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    pytest.importorskip("psycopg")
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if owner:
-        shutil.chown(folder, "postgres")
-    port = 20000 + os.getpid() % 20000
-
-    def control(*arguments):
-        subprocess.run([*owner, *arguments], check=True, capture_output=True, cwd=folder)
-
-    control(binary.with_name("initdb"), "-D", folder / "data", "-A", "trust", "-U", "bench")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    control(binary, "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
+    server = Server()
     try:
-        yield f"postgresql+psycopg://bench@127.0.0.1:{port}/postgres"
+        yield server.url
     finally:
-        control(binary, "-D", folder / "data", "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
+        server.stop()
+        server.remove()
 
 
 def test_a_rule_that_kills_its_process_fails_and_the_rest_is_done(tmp_path):
