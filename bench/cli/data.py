@@ -133,7 +133,7 @@ def print_prompt_report(report: Mapping[str, Any]) -> None:
     table.add_row(
         "too long", f"{report['too_long']:,} left out, over {report['longest_allowed']:,} tokens"
     )
-    table.add_row("kept", f"{report['kept']:,}")
+    table.add_row("kept", f"{report['kept']:,}, {report['unanswered']:,} without a gold answer")
     lengths = ", ".join(f"{name} {value:,}" for name, value in report["tokens"].items())
     table.add_row("prompt tokens", lengths)
     console().print(table)

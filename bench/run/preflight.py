@@ -13,6 +13,7 @@ from bench.pairs.agreement import own_stop_ids, stop_ids
 from bench.pairs.models import LoadedPair
 from bench.run.memory import device_memory, memory_advice, needs, readable, shape_of
 from bench.run.plan import Plan
+from bench.selection.registry import get_selector
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.prompts import PromptSet
 
@@ -58,6 +59,7 @@ def preflight(plan: Plan, loaded: LoadedPair, prompts: PromptSet, runtime: Runti
         check_generation_defaults(loaded),
         check_embeddings(loaded),
         check_lengths(plan, loaded, prompts, longest),
+        *check_answers(plan, prompts, runtime),
         *check_resources(plan, loaded, longest, runtime),
     ]
 
@@ -240,6 +242,26 @@ def check_embeddings(loaded: LoadedPair) -> Check:
         advice = "mend tie_word_embeddings in config.json to what the weights are"
         return Check("embeddings", "fail", "; ".join(wrong), advice)
     return Check("embeddings", "pass", ", ".join(said))
+
+
+def check_answers(plan: Plan, prompts: PromptSet, runtime: Runtime) -> Iterator[Check]:
+    """Of a file of prompts: a rule that asks whether a response is right needs a gold answer."""
+    if not isinstance(prompts, FilePrompts):
+        return
+    report = prompts.report
+    refill = plan.experiment.refill
+    filled = () if refill == "own" else get_selector(refill).needs
+    needs_gold = "reward_B" in (*plan.selector.needs, *filled, *runtime.log_signals)
+    said = f"{report.unanswered:,} of {report.kept:,} problems have no gold answer"
+    if report.unanswered and needs_gold:
+        yield Check(
+            "gold answers", "fail", f"{said}, and {plan.selector.name!r} or the log reads reward_B",
+            "name the column with --columns answer=NAME, or leave those rows out",
+        )  # fmt: skip
+    elif report.unanswered:
+        yield Check("gold answers", "warn", said, "nothing, for rules that ask for none")
+    else:
+        yield Check("gold answers", "pass", f"all {report.kept:,} problems have one")
 
 
 def longest_prompt(plan: Plan, loaded: LoadedPair, prompts: PromptSet) -> int:

@@ -115,9 +115,6 @@ class Tuning(_Table):
                 raise ValueError(f"{name}: cannot have a range, it tells the cells apart")
             if not isinstance(field.default, int | float) or isinstance(field.default, bool):
                 raise ValueError(f"{name}: only a number can have a range")
-            span = self.ranges[name]
-            for end in span.values or (span.low, span.high):
-                Experiment.parse({name: end})
         if self.sampler == "grid":
             if bare := [name for name, span in self.ranges.items() if not span.values]:
                 raise ValueError(f"ranges.{bare[0]}: the sampler grid needs `values`")
@@ -267,9 +264,18 @@ def _check_tuning(tuning: Tuning, plans: Mapping[str, Plan]) -> None:
 
 def _check_ends(tuning: Tuning, experiment: Experiment) -> None:
     """Raise ConfigError where an end of a range does not go with the other settings of a point."""
-    for name, span in tuning.ranges.items():
-        for value in span.values or (span.low, span.high):
-            try:
-                Experiment.parse({**experiment.model_dump(mode="json"), name: value})
-            except ConfigError as error:
-                raise ConfigError(f"tuning.ranges.{name}: {error}") from None
+    given = experiment.model_dump(mode="json")
+    ends = {name: span.values or (span.low, span.high) for name, span in tuning.ranges.items()}
+    for name, values in ends.items():
+        for value in values:
+            # What goes with it may have a range, too: it is enough that some value of it does.
+            others = [{other: v} for other in ends if other != name for v in ends[other]]
+            errors = []
+            for beside in ({}, *others):
+                try:
+                    Experiment.parse({**given, **beside, name: value})
+                    break
+                except ConfigError as error:
+                    errors.append(error)
+            else:
+                raise ConfigError(f"tuning.ranges.{name}: {errors[0]}")

@@ -54,21 +54,23 @@ def missing(name: str) -> str:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL or Parquet file. Raises ConfigError naming the file and the line."""
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ConfigError(f"{str(path)!r} is not read: a data file is .jsonl or .parquet")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             import pyarrow.parquet
 
             return pyarrow.parquet.read_table(path).to_pylist()
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these two
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{str(path)!r} cannot be read: {said}") from error
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no JSON, numbers of thousands of digits
             raise ConfigError(f"{path}:{number}: no JSON: {error}") from None
         if row is not None and not isinstance(row, dict):
             raise ConfigError(f"{path}:{number}: a row is an object, not {type(row).__name__}")

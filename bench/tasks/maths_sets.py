@@ -8,7 +8,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +18,13 @@ from bench.core.errors import ConfigError, unknown_name
 from bench.core.files import written_whole
 from bench.tasks.answers import boxed_answer, marked_answer
 from bench.tasks.data_files import data_folder, find_file, missing, read_rows
+from bench.tasks.row_fields import QUESTION_COLUMNS, gold_answer, question_text
 
 DAPO_BEFORE = (
     "Solve the following math problem step by step. The last line of your response should be of "
     "the form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
 )
 DAPO_AFTER = '\n\nRemember to put your answer on its own line after "Answer:".'
-QUESTION_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 
 Row = Mapping[str, Any]
 Role = Literal["train", "evaluation"]
@@ -105,7 +104,7 @@ def _final(row: Row) -> str:
 
 
 def _rewarded(row: Row) -> str:
-    return str(row["reward_model"]["ground_truth"])
+    return gold_answer(row, ["reward_model.ground_truth"])
 
 
 def _set(
@@ -167,6 +166,8 @@ def read_math_set(name: str) -> list[MathProblem]:
                 f"{path}: row {number} is not one of {name!r}: {type(error).__name__}: {error}; "
                 f"it has {', '.join(row)}"
             ) from None
+        if not answer.strip() and found.role == "evaluation":
+            raise ConfigError(f"{path}: row {number} of {name!r} has no gold answer")
         problems.append(MathProblem(problem_id(found.prefix, question), question, answer, absolute))
     return problems
 
@@ -176,20 +177,7 @@ def question_of(row: Row, columns: Iterable[str]) -> str:
 
     Raises KeyError where no column is there.
     """
-    for column in columns:
-        if row.get(column) is not None:
-            return strip_instruction(_user_text(row[column]))
-    raise KeyError(f"no column {' or '.join(columns)}")
-
-
-def _user_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence):
-        texts = [message["content"] for message in value if message.get("role") == "user"]
-        if len(texts) == 1 and len(value) == 1:
-            return str(texts[0])
-    raise ValueError("a prompt is text or one user message")
+    return strip_instruction(question_text(row, columns))
 
 
 def strip_instruction(text: str) -> str:

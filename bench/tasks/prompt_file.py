@@ -1,8 +1,9 @@
 """Prompt sets: what the student answers during training. The only file that touches `datasets`."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from dataclasses import field as filled
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ from bench.tasks.contamination import overlaps
 from bench.tasks.data_files import file_sha256, missing, read_rows
 from bench.tasks.grader import Comparison, shared_grader
 from bench.tasks.maths_sets import (
-    ANSWER_COLUMNS,
     MATH_SETS,
-    QUESTION_COLUMNS,
     MathProblem,
     problem_id,
     question_of,
     read_math_set,
 )
 from bench.tasks.prompts import Prompt
+from bench.tasks.row_fields import GOLD_COLUMNS, QUESTION_COLUMNS, field, gold_answer
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class PromptReport:
     too_long: int
     """Problems left out because their prompt has more than `longest_allowed` tokens."""
     kept: int
+    unanswered: int
+    """Of those kept, how many have no gold answer that could be read."""
     longest_allowed: int
-    tokens: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = filled(default_factory=dict)
     """Length of the prompts before the cap: median, p99, longest."""
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +140,7 @@ class PromptFile:
             contaminated=len(dirty),
             too_long=len(clean) - len(prompts),
             kept=len(prompts),
+            unanswered=sum(not prompt.answer for prompt in prompts),
             longest_allowed=self.max_prompt_tokens,
             tokens=_spread(lengths),
         )
@@ -153,24 +156,29 @@ class PromptFile:
             return read_math_set(self.name)
         columns = dict(self.columns)
         asked = [columns["question"]] if "question" in columns else QUESTION_COLUMNS
-        answers = [columns["answer"]] if "answer" in columns else ANSWER_COLUMNS
-        found = []
-        for number, row in enumerate(read_rows(self.path), 1):
+        answers = [columns["answer"]] if "answer" in columns else GOLD_COLUMNS
+        found, rows = [], read_rows(self.path)
+        named = columns.get("answer")
+        if named and rows and not any(_has(row, named) for row in rows):
+            raise ConfigError(
+                f"prompts: {self.path}: no column {named!r}; it has "
+                f"{', '.join(rows[0])}"
+            )
+        for number, row in enumerate(rows, 1):
             try:
-                question = question_of(row, asked)
+                question, answer = question_of(row, asked), gold_answer(row, answers)
             except (KeyError, TypeError, ValueError) as error:
                 raise ConfigError(
                     f"prompts: {self.path}: row {number}: {error.args[0]}; it has "
-                    f"{', '.join(row)}; name one with --columns question=NAME"
+                    f"{', '.join(map(str, row))}; name others with --columns "
+                    "question=NAME,answer=NAME"
                 ) from None
-            if "answer" in columns and columns["answer"] not in row:
-                raise ConfigError(
-                    f"prompts: {self.path}: row {number} has no column {columns['answer']!r}; "
-                    f"it has {', '.join(row)}"
-                )
-            answer = next((str(row[name]) for name in answers if row.get(name) is not None), "")
             found.append(MathProblem(problem_id("prompt", question), question, answer))
         return found
+
+
+def _has(row: Mapping[str, Any], path: str) -> bool:
+    return path in row or field(row, path) is not None
 
 
 def _contradicted(rows: Sequence[MathProblem]) -> int:

@@ -35,9 +35,11 @@ def get_prompts(experiment: Experiment) -> PromptSource:
     if name in prompt_set_names():
         stem = TRAINING_NAMES.get(name, name)
         path, name = find_file(stem), stem
-    elif path.suffix in SUFFIXES:
+    elif path.suffix.lower() in SUFFIXES:
         if not path.is_file():
             raise ConfigError(f"prompts: file {name!r} does not exist")
+    elif path.is_file() or name.startswith((".", "/", "~")):
+        raise ConfigError(f"prompts: {name!r} is not read: a file of prompts is .jsonl or .parquet")
     elif HUB_ID.fullmatch(name):
         stem = name.replace("/", "--")
         path, name = find_file(stem), name
