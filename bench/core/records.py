@@ -133,18 +133,20 @@ class RunFolder:
     @contextmanager
     def lock(self):
         """Exclusive use of the folder. Raises RunInUse when another process has it."""
+        held = FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
+            held.acquire()
         except Timeout:
             raise RunInUse(f"{self.path} is in use by another process") from None
         except OSError as error:
-            if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
-                raise ConfigError(
-                    f"runs_dir: {str(self.path.parent)!r} cannot be written: {error.strerror}"
-                ) from error
-            raise
+            raise ConfigError(
+                f"runs_dir: {str(self.path.parent)!r} cannot be written: {error.strerror}"
+            ) from error
+        try:
+            yield
+        finally:
+            held.release()
 
     def read_record(self) -> RunRecord:
         """Raises BenchError where it, or the scores beside it, are not as they were written."""

@@ -170,12 +170,18 @@ def _check_files(path: str) -> None:
     if not folder.is_dir():
         return
     for file in _read_by_loaders(folder):
-        with file.open("rb") as content:
-            if content.read(len(LFS)) == LFS:
-                raise ConfigError(
-                    f"model {path!r} does not load: {file.name} is a Git LFS pointer and not the "
-                    "file; run `git lfs pull` in it"
-                )
+        try:
+            with file.open("rb") as content:
+                begins = content.read(len(LFS))
+        except OSError as error:
+            raise ConfigError(
+                f"model {path!r} does not load: {file.name}: {error.strerror}"
+            ) from error
+        if begins == LFS:
+            raise ConfigError(
+                f"model {path!r} does not load: {file.name} is a Git LFS pointer and not the "
+                "file; run `git lfs pull` in it"
+            )
     for name in CONFIG_FILES:
         if (folder / name).is_file() and not isinstance(read_json(folder / name), dict):
             raise ConfigError(f"model {path!r} does not load: {name} holds no object")

@@ -161,8 +161,7 @@ class PromptFile:
         named = columns.get("answer")
         if named and rows and not any(_has(row, named) for row in rows):
             raise ConfigError(
-                f"prompts: {self.path}: no column {named!r}; it has "
-                f"{', '.join(rows[0])}"
+                f"prompts: {self.path}: no column {named!r}; it has {', '.join(rows[0])}"
             )
         for number, row in enumerate(rows, 1):
             try:
