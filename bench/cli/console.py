@@ -2,11 +2,13 @@
 
 import json
 import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
+from rich import markup
 from rich.console import Console
 from rich.table import Table
 
@@ -75,8 +77,23 @@ def fail(message: str, code: int, process: int | None = None) -> NoReturn:
     if rank() != (process or 0):
         raise SystemExit(code)
     told = " ".join(" ".join(lines[: len(lines) - len(shown)]).split())
-    print("\n".join([prefix + told, *shown]), file=sys.stderr)
+    print(printable("\n".join([prefix + told, *shown])), file=sys.stderr)
     raise SystemExit(code)
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelt out: a name may not steer the terminal."""
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        else f"\\x{ord(character):02x}"
+        for character in text
+    )
+
+
+def escape(text: str) -> str:
+    """A text of anybody's, as rich's markup shows it as it is."""
+    return markup.escape(printable(text))
 
 
 def facts() -> Table:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.markup import escape
 from rich.table import Table
 
 from bench.cli.console import (
@@ -16,6 +15,7 @@ from bench.cli.console import (
     Preset,
     RunsDir,
     console,
+    escape,
     facts,
     print_json,
     with_preset,

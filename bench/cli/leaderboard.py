@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import TypeAdapter, ValidationError
-from rich.markup import escape
 from rich.table import Table
 
 from bench.cli.console import (
@@ -14,6 +13,7 @@ from bench.cli.console import (
     RunsDir,
     check_folder,
     console,
+    escape,
     fail,
     print_json,
     read_text,

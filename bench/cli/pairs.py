@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.console import AsJson, RunsDir, console, facts, print_json
+from bench.cli.console import AsJson, RunsDir, console, escape, facts, print_json
 
 if TYPE_CHECKING:
     from bench.pairs.pair import Pair
@@ -132,7 +131,7 @@ def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table("name", "student", "teacher", "what it is", "for")
     for row in rows:
         table.add_row(
-            row["name"], escape(_short(row["student"])), escape(_short(row["teacher"])),
+            escape(row["name"]), escape(_short(row["student"])), escape(_short(row["teacher"])),
             escape(row["summary"]), escape(row["source"]),
         )  # fmt: skip
     console().print(table)
@@ -157,7 +156,7 @@ def print_pair(page: Mapping[str, Any]) -> None:
     table.add_row("stop tokens", "; ".join(told))
     table.add_row("what it is", escape(page["summary"]))
     table.add_row("for", escape(page["source"]) or "first runs and tests")
-    out.print(f"[bold]{page['name']}[/bold]")
+    out.print(f"[bold]{escape(page['name'])}[/bold]")
     out.print(table, highlight=False)
     flags = [f"bench run --pair {page['name']}"]
     for name, value in page["settings"].items():

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.markup import escape
 from rich.table import Table
 
 from bench.cli.console import (
     AsJson,
     RunsDir,
     console,
+    escape,
     fail,
     print_json,
     write_file,
@@ -125,7 +125,7 @@ def print_selectors(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         needs = ", ".join(row["needs"]) or "nothing"
         table.add_row(
-            row["name"], row["kind"], escape(row["summary"]), needs, escape(row["source"])
+            escape(row["name"]), row["kind"], escape(row["summary"]), needs, escape(row["source"])
         )
     console().print(table)
 
@@ -171,7 +171,7 @@ def selector_page(selector: "Selector") -> dict[str, Any]:
 
 def print_selector(selector: "Selector") -> None:
     page, out = selector_page(selector), console()
-    out.print(f"[bold]{selector.name}[/bold]  ({selector.kind})")
+    out.print(f"[bold]{escape(selector.name)}[/bold]  ({selector.kind})")
     out.print(escape(page["docstring"]), highlight=False)
     out.print(f"\nneeds       {', '.join(page['needs']) or 'nothing'}", highlight=False)
     named = ", ".join(f"{name}={default!r}" for name, default in page["parameters"].items())

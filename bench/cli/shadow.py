@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.markup import escape
 from rich.table import Table
 
 from bench.cli.console import (
@@ -14,6 +13,7 @@ from bench.cli.console import (
     RunsDir,
     check_folder,
     console,
+    escape,
     print_json,
     read_text,
     write_file,
@@ -22,6 +22,8 @@ from bench.cli.output_folder import OutputFolder
 from bench.core.errors import ConfigError
 from bench.core.files import read_json
 from bench.core.records import find_run
+from bench.core.result_rows import SUM, row_sum
+from bench.core.sums import refuse_changed
 
 if TYPE_CHECKING:
     from bench.shadow.overlap import Overlap
@@ -55,6 +57,7 @@ def overlap(
             f"run: {run!r} has no shadow.jsonl; bench run --shadow all writes one while it trains "
             "(a finished run is not run again: give another --runs-dir)"
         )
+    refuse_changed(folder, path.name, f"run {run}", "it is not what the run logged")
     found = read_shadow(read_text(path), folder.resolve().name)
     out = out or folder / "overlap"
     check_folder("out", out)
@@ -99,6 +102,10 @@ def artefacts(
     check_folder("out", out)
     if render:
         found = read_json(out / "artefacts.json")
+        if not isinstance(found, dict) or found.get(SUM, row_sum(found)) != row_sum(found):
+            raise ConfigError(
+                f"out: {str(out / 'artefacts.json')!r} changed since it was written; measure again"
+            )
     else:
         from bench.core.progress import open_progress
         from bench.pairs.pair import embedded_pair_names
@@ -111,6 +118,7 @@ def artefacts(
             _check_replaces(out / "artefacts.json", pairs, batches)
         with open_progress("auto") as progress:
             found = measure_artefacts(pairs, batches, progress)
+        found[SUM] = row_sum(found)
         text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
         write_file(out / "artefacts.json", (text.replace("},{", "},\n{") + "\n").encode())
     write_file(out / "artefacts.md", page(found).encode())

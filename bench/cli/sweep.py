@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.console import DEFAULT_RUNTIME, AsJson, Flat, console, fail, print_json
+from bench.cli.console import DEFAULT_RUNTIME, AsJson, Flat, console, escape, fail, print_json
 from bench.core.config import Runtime, rows_file
 from bench.core.errors import ConfigError
 from bench.core.keep_schedule import keep_name

@@ -27,9 +27,10 @@ class Stopped(BenchError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in `known`: suggests the nearest and lists all."""
     known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name[:200], known, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"{kind}: unknown name {name!r};{hint} known: {', '.join(known)}")
+    shown = repr(name) if len(name) <= 120 else f"{name[:60]!r}… of {len(name):,} characters"
+    return ConfigError(f"{kind}: unknown name {shown};{hint} known: {', '.join(known)}")
 
 
 class RunInUse(BenchError):

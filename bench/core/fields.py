@@ -45,9 +45,18 @@ def one_line(error: ValidationError) -> str:
             continue
         field = ".".join(str(part) for part in item["loc"])
         parts.append(
-            f"{field}: {item['input']!r} is not accepted: {message[0].lower()}{message[1:]}"
+            f"{field}: {_shown(item['input'])} is not accepted: {message[0].lower()}{message[1:]}"
         )
     return "; ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    """A value in an error; a long one by its beginning."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python prints
+        return f"a {type(value).__name__} too large to print"
+    return text if len(text) <= 300 else f"{text[:200]}… ({len(text):,} characters)"
 
 
 def _named_values(given: Any) -> Any:

@@ -26,6 +26,7 @@ from bench.core.files import (
     write_json,
     write_text,
 )
+from bench.core.result_rows import SUM, row_sum
 from bench.core.sums import refuse_changed, sums_of, write_sums
 
 SCHEMA_VERSION = 1
@@ -201,9 +202,9 @@ class RunFolder:
             file.write(canonical_json(line) + "\n")
 
     def append_shadow(self, line: Mapping[str, Any]) -> None:
-        """One step's line of the shadow panel."""
+        """One step's line of the shadow panel, with its checksum: it is read by itself."""
         with self.shadow.open("a", encoding="utf-8") as file:
-            file.write(canonical_json(line) + "\n")
+            file.write(canonical_json({**line, SUM: row_sum(line)}) + "\n")
 
     def steps_done(self) -> int:
         """Steps that metrics.jsonl has a line for."""

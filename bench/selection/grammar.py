@@ -55,8 +55,23 @@ def is_expression(text: str) -> bool:
     return "(" in text and not re.fullmatch(r"[^,]*\.py:\w+", text)
 
 
+LONGEST, DEEPEST, MOST = 4_000, 40, 200
+"""Characters of an expression, calls inside calls, and rules in all."""
+SHOWN = 100
+"""Characters of an expression on either side of the place that an error points at."""
+
+
+def check_length(text: str) -> None:
+    """Raise ConfigError for the name of a rule that is longer than any."""
+    if len(text) > LONGEST:
+        raise ConfigError(
+            f"selector: {text[:40]!r}… has {len(text):,} characters; accepted: up to {LONGEST:,}"
+        )
+
+
 def parse(text: str) -> Call:
     """The tree of an expression. Raises ConfigError that points at the place."""
+    check_length(text)
     parser = _Parser(text)
     node = parser.expression()
     if parser.kind != "end":
@@ -66,8 +81,12 @@ def parse(text: str) -> Call:
 
 def fail_at(text: str, at: int, message: str) -> NoReturn:
     """Raise ConfigError with the expression and a caret under character `at`."""
+    place = at + 1
     flat = re.sub(r"\s", " ", text)
-    raise ConfigError(f"selector: {message}, at character {at + 1}\n  {flat}\n  {' ' * at}^")
+    if (first := max(0, at - SHOWN)) or len(flat) > at + SHOWN:
+        before, after = "…" * bool(first), "…" * (len(flat) > at + SHOWN)
+        flat, at = before + flat[first : at + SHOWN] + after, at - first + len(before)
+    raise ConfigError(f"selector: {message}, at character {place}\n  {flat}\n  {' ' * at}^")
 
 
 class _Parser:
@@ -76,6 +95,7 @@ class _Parser:
     def __init__(self, text: str):
         self.source = text
         self.end = 0
+        self.depth = self.rules = 0
         self.advance()
 
     def fail(self, message: str) -> NoReturn:
@@ -103,12 +123,21 @@ class _Parser:
             self.fail("the name of a rule is missing" if self.kind == "end" else
                       f"{self.token!r} is not the name of a rule")  # fmt: skip
         at, name = self.at, self.take()
+        return self.called(name, at)
+
+    def called(self, name: str, at: int) -> Call:
+        self.rules += 1
+        if self.rules > MOST:
+            fail_at(self.source, at, f"there are more than {MOST} rules")
         return self.call(name, at) if self.token == "(" else Call(name, at)
 
     def call(self, name: str, at: int) -> Call:
         arguments: list[Node] = []
         keywords: dict[str, Literal] = {}
         self.take()
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.fail(f"there are more than {DEEPEST} calls inside each other")
         while self.token != ")":
             self.item(arguments, keywords)
             if self.token == ",":
@@ -117,6 +146,7 @@ class _Parser:
                 self.fail(f"'(' of {name} is not closed" if self.kind == "end" else
                           f"a comma or ')' is missing before {self.token!r}")  # fmt: skip
         self.take()
+        self.depth -= 1
         return Call(name, at, tuple(arguments), tuple(keywords.items()), True)
 
     def item(self, arguments: list[Node], keywords: dict[str, Literal]) -> None:
@@ -134,7 +164,7 @@ class _Parser:
                 keywords[word] = self.literal()
                 return
             self.after_keyword(keywords, at)
-            arguments.append(self.call(word, at) if self.token == "(" else Call(word, at))
+            arguments.append(self.called(word, at))
             return
         self.after_keyword(keywords)
         arguments.append(self.expression())

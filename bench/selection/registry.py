@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from typing import Any
 from bench.core.errors import ConfigError, unknown_name
 from bench.selection.combinations import COMBINATIONS
 from bench.selection.expression import build
-from bench.selection.grammar import is_expression, parse
+from bench.selection.grammar import check_length, is_expression, parse
 from bench.selection.population import UNIT_NORMS
 from bench.selection.selector import Choices, Kind, Rule, Selector, SelectorError
 from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
@@ -67,6 +68,10 @@ def selector(
 
     Raises SelectorError when the name is taken by another function, or a need is no signal.
     """
+    if not re.fullmatch(r"[A-Za-z_][\w.-]{0,99}", name):
+        raise SelectorError(
+            f"selector {name[:100]!r}: a name is letters, digits, '_', '-' and '.', up to 100"
+        )
     if isinstance(needs, str):
         raise SelectorError(f"selector {name!r}: needs: {needs!r} is text, not a tuple of names")
     chosen = [need for values in (choices or {}).values() for n in values.values() for need in n]
@@ -135,7 +140,13 @@ def _discover() -> None:
     for module in pkgutil.iter_modules(token_selectors.__path__):
         importlib.import_module(f"token_selectors.{module.name}")
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        entry.load()
+        try:
+            entry.load()
+        except (Exception, SystemExit) as error:
+            raise SelectorError(
+                f"selectors of {entry.value!r}, an entry point of {ENTRY_POINT_GROUP}, do not "
+                f"load: {type(error).__name__}: {error}"
+            ) from error
 
 
 def selector_names() -> list[str]:
@@ -154,6 +165,7 @@ def get_selector(name: str, **params: Any) -> Selector:
     that cannot be read (pointing at the place), and SelectorError for a file or module that does
     not load.
     """
+    check_length(name)
     if is_expression(name):
         return build(parse(name), name, _find, params)
     return replace(_find(name).bind(params), reference=name)
@@ -188,7 +200,7 @@ def _load(name: str) -> Selector:
 def _import(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SelectorError(f"selector module {place!r} does not load: {error}") from error
 
 
@@ -202,7 +214,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         if isinstance(error, ConfigError):
             raise

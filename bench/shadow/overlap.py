@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 from bench.core.errors import ConfigError
+from bench.core.result_rows import SUM, row_sum
 from bench.shadow.token_classes import TOKEN_CLASSES
 
 GROUPS = ("position", "entropy", "class")
@@ -183,6 +184,8 @@ def _read_lines(text: str, run_id: str) -> list[dict[str, Any]]:
             lines.append(json.loads(line))
             if not isinstance(lines[-1], dict):
                 raise ValueError("it holds no object")
+            if lines[-1].get(SUM) not in (None, row_sum(lines[-1])):
+                raise ValueError("it changed since it was written")
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{run_id}: shadow.jsonl line {number} is broken: {error}") from None
     if not lines:

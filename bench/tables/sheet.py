@@ -17,6 +17,11 @@ def bar(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def said(text: str) -> str:
+    """A text of anybody's inside a page: on one line, no HTML and no link."""
+    return " ".join(text.split("\n")).replace("<", "&lt;").replace("](", "]\\(")
+
+
 def keep_percent(keep: float | str) -> str:
     """A fraction, or its text, as figures and pages show it: `5 %`."""
     return f"{100 * float(keep):g} %"
@@ -74,11 +79,12 @@ def _short(line: Line) -> str:
 
 
 def _markdown(sheet: Sheet) -> str:
-    lines = [f"## {sheet.title}", ""] if sheet.title else []
+    lines = [f"## {said(sheet.title)}", ""] if sheet.title else []
     lines += [bar(sheet.header), "|" + "---|" * len(sheet.header)]
     for row in sheet.rows:
-        lines.append(bar([re.sub(r"(?<=[\d)] )(better|worse)$", r"**\1**", cell) for cell in row]))
-    return "\n".join([*lines, "", " ".join(sheet.notes), ""])
+        cells = (re.sub(r"(?<=[\d)] )(better|worse)$", r"**\1**", cell) for cell in row)
+        lines.append(bar(map(said, cells)))
+    return "\n".join([*lines, "", said(" ".join(sheet.notes)), ""])
 
 
 LATEX = {
