@@ -217,6 +217,10 @@ class RunFolder:
         logs = (self._metrics, self.shadow)
         return {log.name: hashlib.sha256(_lines_to(log, steps)).hexdigest() for log in logs}
 
+    def logs(self) -> list[Path]:
+        """Those that are there."""
+        return [log for log in (self._metrics, self.shadow) if log.exists()]
+
     def metrics_hold(self, steps: int) -> bool:
         """Does metrics.jsonl begin with exactly one whole line of each of so many steps?"""
         try:

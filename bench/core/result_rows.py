@@ -3,6 +3,7 @@
 A row carries its own checksum, so that a damaged line is no result.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -42,11 +43,14 @@ def check_rows(rows: Path) -> None:
         probe = rows.with_name(f".{rows.name}.{os.getpid()}.probe.tmp")
         try:
             with probe.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
+                else:  # macOS
+                    file.write(bytes(ROOM_BYTES))
         finally:
             probe.unlink(missing_ok=True)
-        if rows.exists():
-            rows.open("ab").close()
+        if rows.exists() and not os.access(rows, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _unwritable(rows, error) from error
 

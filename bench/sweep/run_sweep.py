@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.core.progress import open_progress
-from bench.core.result_rows import find_row
+from bench.core.result_rows import check_rows, find_row
 from bench.core.stopping import StopRequest
 from bench.sweep import tuning
 from bench.sweep.storage import (
@@ -45,6 +45,7 @@ def run_sweep(
     if workers < 1:
         raise ConfigError(f"workers: {workers} is not accepted: 1 or more")
     sweep = read_sweep(path, runtime)
+    check_rows(rows_file(runtime))
     arguments = (path, storage, runtime.model_copy(update={"progress": "off"}), launch)
     if sweep.file.tuning is not None:
         if launch is not None and sweep.file.tuning.pruner != "none":

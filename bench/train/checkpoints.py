@@ -121,7 +121,8 @@ def save_checkpoint(setup: Setup, run: RunFolder, step: int, totals: Mapping[str
         write_json(temporary / "totals.json", totals)
         write_json(temporary / LOGS_FILE, run.log_sums(step))
         write_sums(temporary, _sums(temporary))
-        for file in temporary.rglob("*"):
+        # What a checkpoint says of the logs must not be lost by a power cut that spares it.
+        for file in (*temporary.rglob("*"), *run.logs()):
             sync(file)
         sync(temporary)
         temporary.rename(final)

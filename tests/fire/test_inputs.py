@@ -27,6 +27,7 @@ from bench.core.errors import BenchError, ConfigError
 from bench.pairs.models import load_model, load_tokenizer, read_agreement
 from bench.pairs.pair import get_pair
 from bench.run.plan import make_plan
+from bench.selection.combinations import COMBINATIONS
 from bench.selection.registry import get_selector
 from bench.sweep.sweep_file import read_claims, read_sweep
 from bench.tables.rows import read_rows
@@ -35,8 +36,9 @@ PLACE = Path(mkdtemp(prefix="inputs-"))
 ODD_TEXT = [
     "", " ", "\x00", "\ud800", "\u2028", "é", "٣", "../x", "/", "~", "-1", "0", "nan", "inf",
     "1e999", "9" * 5000, "1" + "0" * 400, "true", "None", "{}", "[]", "a=b", "norm=rank", "a=",
-    "=", ",", "'", '"', "[bold]", "[/bold]", "\x1b[31m", "%s", "{0}", "a" * 300, "\n", "*", "(", ")", "entropy +",
-    "<script>", "tiny-qwen3", "entropy", "0.05", "linear(1, 0.1)", "file.py:f", "os:system",
+    "=", ",", "'", '"', "[bold]", "[/bold]", "\x1b[31m", "%s", "{0}", "a" * 300, "\n",
+    "*", "(", ")", "entropy +", "<script>", "tiny-qwen3", "entropy", "0.05", "linear(1, 0.1)",
+    "file.py:f", "os:system",
 ]  # fmt: skip
 TEXT = st.one_of(st.sampled_from(ODD_TEXT), st.text(max_size=12), st.text(printable, max_size=40))
 NUMBER = st.one_of(
@@ -109,9 +111,26 @@ def test_flags(counted, flags, more):
     counted("examples")
 
 
-NAMES = ["entropy", "teachability", "forward_kl", "random", "nosuch", "x.py:y", "0.5", "2", "1e9"]
-TOKENS = [*NAMES, "+", "-", "*", "/", "(", ")", ",", "=", "<", "|", "&", "zscore", "rank", "then",
-          "within", "norm=", "'", " ", "not", "min", "max", "^", "~", ":", ".", "[", "]", "π"]  # fmt: skip
+NAMES = [*COMBINATIONS, "entropy", "teachability", "random", "nosuch", "x.py:y", "0.5", "2", "1e9"]
+MARKS = [
+    "(",
+    ")",
+    "(",
+    ")",
+    ",",
+    ",",
+    "=",
+    "share=",
+    "norm=",
+    "'rank'",
+    "-",
+    "'",
+    " ",
+    ":",
+    "[",
+    "π",
+]
+TOKENS = [*NAMES, *MARKS]
 
 
 @fire(80, 600)

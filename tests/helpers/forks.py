@@ -139,7 +139,11 @@ class FileOperations:
         """Before the operation; what was opened for writing before it is half written."""
         for before, file in self.seen[-2:-1]:
             if before == "open" and os.path.isfile(file) and not file.endswith(".lock"):
-                os.truncate(file, os.path.getsize(file) // 2)
+                with open(file, "rb") as half:
+                    content = half.read()
+                # Of a log only its last line was being written.
+                start = content.rstrip(b"\n").rfind(b"\n") + 1 if file.endswith(LOGS) else 0
+                os.truncate(file, start + (len(content) - start) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -148,6 +152,7 @@ def _writes(arguments: tuple) -> bool:
     return bool(set(mode or "") & set("wax+")) or bool(flags & (os.O_WRONLY | os.O_RDWR))
 
 
+LOGS = ("metrics.jsonl", "shadow.jsonl", "journal.log", "log.txt")
 COSTS = ("seconds", "peak_memory_bytes", "provenance", "folder", "ended")
 
 
