@@ -16,7 +16,7 @@ from bench.cli.run import doctor, evaluate, merge, run
 from bench.cli.selectors import selectors_app
 from bench.cli.shadow import artefacts, overlap
 from bench.cli.sweep import sweep
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, is_out_of_memory
 from bench.core.fields import one_line
 from bench.core.stopping import StopRequest
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 anything else."""
     try:
         # Also outside a run, while things load or are drawn, a signal ends with one line.
-        with StopRequest().installed():
+        with StopRequest(leaves=True).installed(for_good=arguments is None):
             app(
                 sys.argv[1:] if arguments is None else arguments,
                 exit_on_error=False,
@@ -61,7 +61,15 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
+        if is_out_of_memory(error):
+            fail("out of memory; the same command goes on from the last checkpoint", 1)
         where = f": {str(error.filename)!r}" if error.filename else ""
         fail(f"{error.strerror or error}{where}; nothing that was written before is lost", 1)
-    except MemoryError:
-        fail("out of memory; the same command goes on from the last checkpoint", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(
+            "out of memory: lower --micro-batch, --rollout-batch or --eval-batch, or choose a "
+            "smaller pair; the same command goes on from the last checkpoint",
+            1,
+        )

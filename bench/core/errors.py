@@ -24,6 +24,20 @@ class Stopped(BenchError):
     exit_code = 3
 
 
+NO_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+    "can't start new thread",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Is it for want of memory, on a GPU or a CPU? torch says so in a RuntimeError's words."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(words in said for words in NO_MEMORY)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in `known`: suggests the nearest and lists all."""
     known = sorted(known)

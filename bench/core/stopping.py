@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: what they ask for, and when it is done."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,9 +22,13 @@ class StopRequest:
     Outside, where there is nothing to save (loading, evaluation), the first stops at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaves: bool = False) -> None:
+        """`leaves`: where there is nothing to save, the process ends in the handler itself: an
+        exception could land in the C++ of a library that is being imported, which aborts.
+        """
         self.requested = False
         self._is_deferred = False
+        self._leaves = leaves
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -40,8 +45,10 @@ class StopRequest:
             raise Stopped("stopped; the same command goes on from there")
 
     @contextmanager
-    def installed(self) -> Iterator["StopRequest"]:
+    def installed(self, *, for_good: bool = False) -> Iterator["StopRequest"]:
         """Handles the two signals; only the main thread can, elsewhere this does nothing.
+
+        `for_good`: also when the block has ended, as for a process that is about to.
 
         A request inside another's: what was asked of the outer one before holds here, and what is
         asked here and not done holds there afterwards. Raises Stopped.
@@ -52,6 +59,7 @@ class StopRequest:
         before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         outer = getattr(before[signal.SIGTERM], "__self__", None)
         outer = outer if isinstance(outer, StopRequest) else None
+        self._leaves = self._leaves or (outer is not None and outer._leaves)
         try:
             if outer is not None:
                 outer.check()
@@ -60,11 +68,25 @@ class StopRequest:
             raise Stopped(str(stop)) from None
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if not for_good:
+                    signal.signal(number, handler)
             if outer is not None and self.requested:
                 outer.requested = True
 
     def _handle(self, number: int, frame: object) -> None:
         if self.requested or not self._is_deferred:
+            if self._leaves:
+                _leave()
             raise StopNow("stopped at once; the same command goes on from there")
         self.requested = True
+
+
+def _leave() -> None:
+    """End this process now, with the line that Stopped ends with; every file is whole or not there,
+    and locks are the system's.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h\n")  # a progress bar had hidden the cursor
+        os.write(2, b"bench: stopped at once; the same command goes on from there\n")
+    os._exit(Stopped.exit_code)

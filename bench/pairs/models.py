@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bench.core.errors import ConfigError
+from bench.core.errors import ConfigError, is_out_of_memory
 from bench.core.files import read_json
 from bench.core.sampling import Vocabulary
 from bench.core.sums import SUMS_FILE, refuse_changed
@@ -195,6 +195,9 @@ def _check_files(path: str) -> None:
 
 
 def _does_not_load(what: str, path: str, error: Exception) -> ConfigError:
+    """The error of a file that does not load; raises MemoryError where that is not its fault."""
+    if is_out_of_memory(error):
+        raise MemoryError from error
     if Path(path).is_absolute() and not Path(path).exists():
         return ConfigError(f"{what} {path!r} does not exist")
     if "ignore_mismatched_sizes" in str(error):
