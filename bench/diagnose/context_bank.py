@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from bench.core.arrays import read_column, read_tensor
+from bench.core.arrays import read_column, read_table, read_tensor
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError
 from bench.core.files import digest8
@@ -122,7 +121,7 @@ class ContextBank:
 
     def rollout(self, part: int, device: torch.device | str = "cpu") -> Rollout:
         """The responses of a part."""
-        rows = pq.read_table(self.file("responses", part)).to_pylist()
+        rows = read_table(self.file("responses", part)).to_pylist()
         return _to_rollout(rows, torch.device(device))
 
     def teacher_hidden(self, part: int, device: torch.device | str = "cpu") -> Tensor:
