@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint results benchmark clean
+.PHONY: demo test fire lint results benchmark clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,13 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
+
+# Everything that can go wrong, tried: crash points, faults, damage, inputs, endurance, mutants.
+# An hour and a half on two idle cores; a share of it (0 to 1): make fire FIRE=0.25
+FIRE ?= 1
+fire: .venv/.installed
+	OPD_BENCH_FIRE=$(FIRE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fire --timeout 14400
+	if [ "$(FIRE)" = 1 ]; then $(BIN)/python tests/fire/mutants.py --count 200; fi
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -173,3 +173,8 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant_items():
 
 def test_probability_of_improvement_counts_pairs_and_half_ties():
     assert probability_of_improvement([3, 1], [2, 1]) == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+
+
+def test_seeds_that_all_answer_nothing_have_an_interval_of_no_width():
+    found = crossed_mean(np.zeros((3, 5)))
+    assert (found.mean, found.ci95) == (0.0, (0.0, 0.0))

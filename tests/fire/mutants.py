@@ -33,7 +33,7 @@ SELECTION = (
     "tests/test_golden_scores.py",
     "tests/train/test_loop_rules.py",
 )
-LOSS = ("tests/train", "tests/run/test_memory.py")
+LOSS = ("tests/train", "tests/run/test_memory.py", "tests/shadow")
 STATS = (
     "tests/core/test_stats.py",
     "tests/core/test_stats_crossed.py",

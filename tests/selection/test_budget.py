@@ -217,3 +217,26 @@ def test_only_a_response_that_keeps_nothing_is_filled_by_the_other_score():
         refill_empty(selected_BT, other_BT * torch.nan, mask_BT, count=1)
     nothing_BT = torch.zeros_like(mask_BT)
     assert refill_empty(nothing_BT, other_BT, nothing_BT, count=1).equal(nothing_BT)
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.1, 1.0000001, 1.5, inf, nan])
+def test_a_keep_that_is_no_share_is_refused(keep):
+    mask_BT = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="keep: .* is not accepted"):
+        select_tokens(torch.zeros(2, 3), mask_BT, keep=keep)
+
+
+def test_ties_of_a_refill_are_broken_by_seed_step_and_row_key_as_everywhere():
+    mask_BT = torch.ones(6, 9, dtype=torch.bool)
+    nothing_BT, equal_BT = torch.zeros_like(mask_BT), torch.zeros(6, 9)
+
+    def filled(**order):
+        return refill_empty(nothing_BT, equal_BT, mask_BT, count=1, **order)
+
+    keys = [f"p{row}" for row in range(6)]
+    first = filled(row_key_B=keys)
+    assert first.equal(filled(row_key_B=keys, seed=0, step=0))
+    assert first.flip(0).equal(filled(row_key_B=keys[::-1]))
+    assert not first.equal(filled(row_key_B=[key + "x" for key in keys]))
+    assert not first.equal(filled(row_key_B=keys, step=1))
+    assert not first.equal(filled(row_key_B=keys, seed=1))

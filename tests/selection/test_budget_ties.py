@@ -110,3 +110,9 @@ def test_minus_zero_ties_with_zero():
         select_tokens(signed_BT, mask_BT, keep=0.2),
         select_tokens(signed_BT.abs(), mask_BT, keep=0.2),
     )
+
+
+def test_earlier_is_by_position_also_where_there_are_more_responses_than_positions():
+    mask_BT = torch.ones(7, 2, dtype=torch.bool)
+    selected_BT = select_tokens(torch.zeros(7, 2), mask_BT, keep=8 / 14, ties="earlier")
+    assert selected_BT[:, 0].all() and selected_BT[:, 1].tolist() == [True] + 6 * [False]

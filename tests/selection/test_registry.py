@@ -1,5 +1,7 @@
 """The registry: names, files and modules, and errors that say what to do."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -155,3 +157,44 @@ def test_entry_points_are_loaded_on_discovery(monkeypatch):
     monkeypatch.setattr(registry_module, "entry_points", entry_points)
     registry_module._discover.__wrapped__()
     assert loaded == [True]
+
+
+def test_the_names_are_all_there_without_anything_having_been_asked_for():
+    code = "from bench import selector_names; print(len(selector_names()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(selector_names()) >= 77
+
+
+def test_an_error_of_bad_input_inside_a_file_is_said_as_it_is(tmp_path):
+    file = tmp_path / "rules.py"
+    file.write_text(
+        "from bench import selector\n\n\n@selector('r', needs=('nosuch_BT',))\n"
+        "def r(signals):\n    return signals.uniform_BT\n"
+    )
+    with pytest.raises(ConfigError, match=r"^selector 'r': needs: unknown name 'nosuch_BT'"):
+        get_selector(f"{file}:r")
+    file.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(SelectorError, match="does not load: SystemExit: 0"):
+        get_selector(f"{file}:r")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "<b>", "a|b", "[a](b)", "\x1b[31m", "a" * 101])
+def test_a_name_is_letters_digits_and_little_else(name):
+    with pytest.raises(SelectorError, match="a name is letters, digits"):
+        selector(name)
+
+
+def test_an_entry_point_that_does_not_load_is_named(monkeypatch):
+    def load():
+        raise ImportError("no such module")
+
+    entry = SimpleNamespace(value="their.rules", load=load)
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [entry])
+    registry_module._discover.cache_clear()
+    try:
+        with pytest.raises(SelectorError, match="selectors of 'their.rules'.*no such module"):
+            selector_names()
+    finally:
+        monkeypatch.undo()
+        registry_module._discover.cache_clear()
+        selector_names()

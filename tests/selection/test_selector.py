@@ -6,6 +6,7 @@ import torch
 from bench import get_selector, selector
 from bench.core.errors import ConfigError
 from bench.selection.registry import SelectorError
+from bench.selection.selector import Selector, source_of
 
 pytestmark = pytest.mark.usefixtures("registry")
 
@@ -122,3 +123,46 @@ def test_scores_carry_no_gradient(signals):
         return signals.uniform_BT * weight
 
     assert not get_selector("learned")(signals).requires_grad
+
+
+@pytest.mark.parametrize(
+    "needs, cost",
+    [
+        ((), "no teacher"),
+        (("student_entropy_BT",), "no teacher"),
+        (("reward_B", "group_B"), "no teacher"),
+        (("teacher_logprob_BT",), "sampled log-probs"),
+        (("teacher_topk_logprob_BTK",), "top-K"),
+        (("teacher_topk_logprob_BTK", "teacher_logprob_BT"), "top-K"),
+        (("forward_kl_BT",), "full vocabulary"),
+        (("forward_kl_BT", "teacher_logprob_BT"), "full vocabulary"),
+        (("gain_BT",), "extra pass"),
+        (("gain_BT", "forward_kl_BT"), "extra pass"),
+    ],
+)
+def test_the_cost_is_that_of_the_dearest_signal(needs, cost):
+    assert Selector("x", lambda signals: None, needs, "score").cost == cost
+
+
+def with_docstring_one(signals):
+    """Keep x."""
+    return signals.uniform_BT
+
+
+def with_docstring_two(signals):
+    """Keep y: another text."""
+    return signals.uniform_BT
+
+
+def with_another_body(signals):
+    """Keep x."""
+    return -signals.uniform_BT
+
+
+def test_code_is_told_by_its_body_and_not_by_its_docstring():
+    """It is in the run id of what is no file of its own."""
+    one, two, other = (
+        source_of(rule).partition(":")[2]
+        for rule in (with_docstring_one, with_docstring_two, with_another_body)
+    )
+    assert one == two != other and "uniform_BT" in one

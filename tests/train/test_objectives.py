@@ -9,7 +9,7 @@ from losses import PARAMS, N, V, distributions, kl, loss_and_gradient, through_s
 
 from bench.core.config import OBJECTIVES, ON_SAMPLED_TOKEN
 from bench.train.objectives import FORMULAS as LOSSES
-from bench.train.objectives import token_loss
+from bench.train.objectives import eopd, sampled_reverse_kl, token_loss
 
 
 def test_reverse_kl_and_its_gradient(logits):
@@ -172,3 +172,14 @@ def test_the_objectives_of_the_sampled_token_are_those_that_read_it():
 def test_an_unknown_objective_is_refused(logits):
     with pytest.raises(ValueError, match="'kl'.*reverse_kl"):
         token_loss("kl", *logits)
+
+
+def test_eopd_adds_the_forward_divergence_above_its_threshold_alone():
+    """At the threshold itself it does not (arXiv 2603.07079: H > τ)."""
+    teacher_NV = torch.full((1, 4), 0.25).log()
+    student_NV, token_N = torch.randn(1, 4).log_softmax(-1), torch.tensor([2])
+    entropy = float(-torch.linalg.vecdot(teacher_NV.exp(), teacher_NV))
+    at = eopd(student_NV, teacher_NV, token_N, threshold=entropy, k=4)
+    below = eopd(student_NV, teacher_NV, token_N, threshold=entropy - 1e-3, k=4)
+    sampled = sampled_reverse_kl(student_NV, teacher_NV, token_N)
+    assert at.equal(sampled) and not below.equal(sampled)
