@@ -187,3 +187,46 @@ def test_a_range_that_does_not_go_with_a_points_other_settings_is_refused(tmp_pa
     path.write_text(text.replace("ranges.learning_rate", "ranges.temperature"))
     with pytest.raises(ConfigError, match=r"tuning\.ranges\.temperature: temperature: "):
         read_sweep(path, runtime(tmp_path))
+
+
+RANGED = """
+name = "ranged"
+selectors = ["entropy"]
+seeds = [0]
+
+[base]
+steps = {steps}
+{base}
+
+[tuning]
+trials = 2
+report_every = 1
+
+[tuning.ranges.{name}]
+low = {low}
+high = {high}
+"""
+
+
+@pytest.mark.parametrize(
+    "steps, base, name, low, high, refused",
+    [
+        (200, "", "warmup_steps", 0, 100, ""),  # over the default's 60 steps, within the sweep's
+        (3, "", "warmup_steps", 0, 40, "warmup_steps: 40"),
+        (60, "warmup_steps = 50", "steps", 60, 200, ""),
+        (60, "warmup_steps = 50", "steps", 10, 200, "steps"),
+        (60, "", "learning_rate", -1.0, 1.0, "learning_rate"),
+        (60, "", "k", 1.5, 8, "k"),
+    ],
+)
+def test_a_range_is_checked_against_the_sweeps_settings(
+    tmp_path, steps, base, name, low, high, refused
+):
+    path = tmp_path / "ranged.toml"
+    path.write_text(RANGED.format(steps=steps, base=base, name=name, low=low, high=high))
+    if not refused:
+        assert read_sweep(path, Runtime(runs_dir=tmp_path)).plans
+        return
+    with pytest.raises(ConfigError, match=f"tuning.ranges.{name}: .*{refused}") as raised:
+        read_sweep(path, Runtime(runs_dir=tmp_path))
+    assert "ranged.toml:" in str(raised.value)
