@@ -1,5 +1,6 @@
 """Tensors and columns on disk: safetensors and parquet, written whole or not at all."""
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,10 @@ def write_tensor(path: Path, value: Tensor) -> None:
     """One tensor with its checksum, whole or not at all."""
     value = value.contiguous().cpu()
     with written_whole(path) as temporary:
-        save_file({"value": value}, temporary, metadata={SUM: _sum(value)})
+        try:
+            save_file({"value": value}, temporary, metadata={SUM: _sum(value)})
+        except SafetensorError as error:  # a full disk, told in its own way
+            raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def read_tensor(path: Path, device: torch.device | str) -> Tensor:

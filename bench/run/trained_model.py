@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.config import Experiment, Runtime
@@ -37,7 +38,7 @@ def save_model(
         with folder_written_whole(folder) as temporary:
             model.save_pretrained(temporary, state_dict=state)
             tokenizer.save_pretrained(temporary)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise BenchError(f"the model could not be saved in {folder}: {error}") from error
 
 
