@@ -44,6 +44,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def clear_temporary(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left half written in a folder, of one file or of all: for the
+    holder of the lock under which these are written.
+    """
+    with suppress(OSError):
+        for left in folder.glob(f".{glob.escape(name)}*.tmp"):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+
+
 LEFT_S = 3600.0
 """Seconds after which a temporary file is what a killed process left."""
 

@@ -19,6 +19,7 @@ from bench.core.errors import ConfigError, RunInUse
 from bench.core.fields import one_line
 from bench.core.files import (
     canonical_json,
+    clear_temporary,
     json_text,
     read_json,
     read_lines,
@@ -125,6 +126,7 @@ class RunFolder:
             values["commits"] = named
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            clear_temporary(self.path)
             write_json(self.path / "experiment.json", values)
         except OSError as error:
             raise ConfigError(

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.core.errors import BenchError, ConfigError
-from bench.core.files import canonical_json, write_text
+from bench.core.files import canonical_json, clear_temporary, write_text
 
 SUM = "sha256"
 """The field of a row that holds the checksum of all others; older rows have none."""
@@ -105,6 +105,7 @@ def _lock(rows: Path) -> Iterator[None]:
                 "kept, and the same command appends its row"
             ) from None
     try:
+        clear_temporary(rows.parent, rows.name)
         yield
     finally:
         lock.release()

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.core.config import Runtime
 from bench.core.errors import ConfigError
-from bench.core.files import canonical_json, digest8, read_json, write_json
+from bench.core.files import canonical_json, clear_temporary, digest8, read_json, write_json
 from bench.core.processes import Processes
 from bench.core.progress import Progress
 from bench.core.provenance import code_digest
@@ -137,6 +137,7 @@ class Evaluations:
                 with suppress(Timeout):
                     lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=patience)
                     held.enter_context(lock)
+                    clear_temporary(file.parent, file.name)
                     return True
                 return False
 

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from bench.core import result_rows
 from bench.core.errors import BenchError, ConfigError
+from bench.core.files import write_text
 from bench.core.result_rows import append_row, check_rows, find_row, row_sum
 
 
@@ -149,7 +150,14 @@ def test_what_a_killed_write_left_goes(tmp_path):
     left = tmp_path / ".rows.jsonl.999.tmp"
     left.write_text("half")
     os.utime(left, (0, 0))
-    fresh = tmp_path / ".rows.jsonl.998.tmp"
-    fresh.write_text("of another process that writes now")
     append_row(tmp_path / "rows.jsonl", {"run_id": "a"})
+    assert not left.exists()
+
+
+def test_a_file_that_is_written_under_no_lock_leaves_what_others_write_now(tmp_path):
+    left, fresh = (tmp_path / f".page.md.{pid}.tmp" for pid in (998, 999))
+    for file in (left, fresh):
+        file.write_text("half")
+    os.utime(left, (0, 0))
+    write_text(tmp_path / "page.md", "whole")
     assert not left.exists() and fresh.exists()
