@@ -99,7 +99,7 @@ def test_a_baseline_that_is_waited_for_is_looked_at_again_and_again(tmp_path, mo
     file.parent.mkdir(parents=True)
     lock = FileLock(file.with_name(f".{file.name}.lock"), thread_local=False)
     lock.acquire()
-    threading.Timer(0.5, lock.release).start()
+    threading.Timer(2.0, lock.release).start()
     evaluations.baselines(BOTH, (TASK,), None)
     assert evaluations.seen == ["teacher", "untrained"]
     assert len(looked) > 1

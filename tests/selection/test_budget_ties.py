@@ -116,3 +116,11 @@ def test_earlier_is_by_position_also_where_there_are_more_responses_than_positio
     mask_BT = torch.ones(7, 2, dtype=torch.bool)
     selected_BT = select_tokens(torch.zeros(7, 2), mask_BT, keep=8 / 14, ties="earlier")
     assert selected_BT[:, 0].all() and selected_BT[:, 1].tolist() == [True] + 6 * [False]
+
+
+def test_without_a_seed_and_a_step_ties_are_those_of_seed_0_at_step_0():
+    mask_BT = torch.ones(4, 40, dtype=torch.bool)
+    told = {"keep": 0.2, "row_key_B": list("abcd")}
+    first = select_tokens(torch.zeros(4, 40), mask_BT, **told)
+    assert first.equal(select_tokens(torch.zeros(4, 40), mask_BT, **told, seed=0, step=0))
+    assert not first.equal(select_tokens(torch.zeros(4, 40), mask_BT, **told, step=1))
