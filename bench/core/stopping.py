@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: what they ask for, and when it is done."""
 
+import atexit
 import os
 import signal
 import threading
@@ -67,8 +68,10 @@ class StopRequest:
         except StopNow as stop:
             raise Stopped(str(stop)) from None
         finally:
-            for number, handler in before.items():
-                if not for_good:
+            if for_good:
+                atexit.register(_ignore_signals)
+            else:
+                for number, handler in before.items():
                     signal.signal(number, handler)
             if outer is not None and self.requested:
                 outer.requested = True
@@ -79,6 +82,12 @@ class StopRequest:
                 _leave()
             raise StopNow("stopped at once; the same command goes on from there")
         self.requested = True
+
+
+def _ignore_signals() -> None:
+    """At a process's end, when all is written: Python itself would put back what kills it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave() -> None:
