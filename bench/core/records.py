@@ -191,6 +191,9 @@ class RunFolder:
     def read_settings(self) -> dict[str, Any]:
         """The experiment that the run is of. Raises ConfigError for a damaged file."""
         file = self.path / "experiment.json"
+        refuse_changed(
+            self.path, file.name, f"run {self.path}", "its settings are no longer those it ran with"
+        )
         try:
             return dict(read_json(file)["experiment"])
         except (KeyError, TypeError, ValueError) as error:

@@ -52,7 +52,7 @@ DAMAGE: dict[str, Damage] = {
     "other version": lambda content: (
         content.replace(b'"schema_version": 1', b'"schema_version": 99')
         .replace(b'"schema_version":1', b'"schema_version":99')
-        .replace(b'"step": 2', b'"step": 7')
+        .replace(b'"step":2', b'"step":7')
     ),
 }
 
@@ -93,7 +93,7 @@ def with_own_pair(folder: Path) -> None:
 
 
 def run_id(folder: Path) -> str:
-    return next(folder.glob("runs/*/experiment.json")).parent.name
+    return next(folder.glob("runs/*/log.txt")).parent.name
 
 
 def _numbers(folder: Path, out: str) -> object:
@@ -118,7 +118,7 @@ SCENES = {
          "runs/*/checkpoints/*/*", "runs/baselines/*.json"),
     ),
     "a finished run is shown": Scene(
-        finished, again, lambda folder, out: results(folder / "runs")["rows"],
+        finished, again, lambda folder, out: set(results(folder / "runs")["rows"]),
         ("runs/*/record.json", "runs/*/evaluations.json", "runs/*/sums.json", "runs/rows.jsonl"),
     ),
     "a run is scored again": Scene(
@@ -144,7 +144,7 @@ SCENES = {
     "a shadow panel is read": Scene(
         finished,
         lambda folder: ["overlap", run_id(folder), "--runs-dir", folder / "runs", "--json"],
-        lambda folder, out: json.loads(out),
+        lambda folder, out: {k: v for k, v in json.loads(out).items() if k != "figures"},
         ("runs/*/shadow.jsonl",),
     ),
 }  # fmt: skip
