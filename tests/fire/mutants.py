@@ -41,7 +41,7 @@ STATS = (
     "tests/tables",
 )
 TARGETS: dict[str, tuple[str, ...]] = {
-    "bench/selection/budget.py": SELECTION,
+    "bench/selection/budget.py": (*SELECTION, "tests/shadow"),
     "bench/selection/combinations.py": SELECTION,
     "bench/selection/expression.py": SELECTION,
     "bench/selection/formulas.py": SELECTION,
