@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
@@ -106,9 +107,14 @@ def code_digest(files: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of its parser once for all threads, and fails where two are at it."""
+
+
 def _deeds(source: str) -> str:
     """The syntax tree of Python code, without its imports and bare strings."""
-    tree = ast.parse(source)
+    with _PARSING:
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         for part in ("body", "orelse", "finalbody"):
             if isinstance(lines := getattr(node, part, None), list):
