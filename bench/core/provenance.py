@@ -108,7 +108,7 @@ def code_digest(files: Iterable[str]) -> str:
 
 
 _PARSING = threading.Lock()
-"""Python 3.11 counts the depth of its parser once for all threads, and fails where two are at it."""
+"""Python 3.11 counts its parser's depth once for all threads, and fails where two are at it."""
 
 
 def _deeds(source: str) -> str:
