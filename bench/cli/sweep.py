@@ -18,7 +18,11 @@ def sweep(
     *,
     workers: Annotated[int, Parameter(help="Processes; each gets its share of the cores.")] = 1,
     storage: Annotated[
-        str | None, Parameter(help="Optuna RDB URL or journal file (default: in the runs folder).")
+        str | None,
+        Parameter(
+            env_var="OPD_BENCH_STORAGE",
+            help="Optuna RDB URL or journal file (default: in the runs folder).",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, Parameter(help="Print the trials and a time estimate; run nothing.", negative=())

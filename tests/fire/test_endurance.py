@@ -159,6 +159,7 @@ def test_a_database_that_is_restarted_in_mid_sweep_holds_it_up_and_no_more(tmp_p
         assert (status["total"], status["done"], status["failed"]) == (5, 5, {}), err[-3000:]
         assert len({row["run_id"] for row in rows_of(tmp_path)}) == len(rows_of(tmp_path)) == 5
         assert "secret" not in err
+        assert not list(tmp_path.glob("runs/sweeps/*/journal.log"))  # it was the database's
         counted("restarts of PostgreSQL", 3)
     finally:
         if process is not None and process.poll() is None:
