@@ -114,7 +114,7 @@ def test_no_file_imports_itself_by_way_of_others():
         ),
         ("accelerate", "core/processes train diagnose/build_bank"),
         ("lm_eval", "tasks/evaluate"),
-        ("math_verify", "tasks/equality tasks/grader"),
+        ("math_verify", "tasks/symbolic tasks/grader"),
         ("datasets", "tasks/maths_sets"),
         ("peft", "pairs/adapters"),
         ("tokenizers", "pairs/tiny/tokenizer"),

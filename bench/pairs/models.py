@@ -116,7 +116,7 @@ def load_model(path: str, revision: str | None = None, *, merge: bool = True) ->
     transformers_logging.disable_progress_bar()
     _check_files(path)
     refuse_changed(
-        Path(path).absolute().parent, f"{Path(path).name}/", f"model {path!r}",
+        Path(path).absolute().parent, f"{Path(path).absolute().name}/", f"model {path!r}",
         f"get it again, or delete {SUMS_FILE} above it if the change is meant",
     )  # fmt: skip
     if is_adapter(path):

@@ -20,9 +20,10 @@ from bench.selection.grammar import is_expression
 from bench.selection.registry import Selector, get_selector
 from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
 from bench.shadow.panel import Panel, make_panel
+from bench.tasks import equality
 from bench.tasks.chat import PLAIN_TEXT
 from bench.tasks.data_files import data_sha256, missing
-from bench.tasks.prompt_file import FilePrompts
+from bench.tasks.prompt_file import FilePrompts, PromptFile
 from bench.tasks.prompt_sets import evaluation_sets, get_prompts
 from bench.tasks.prompts import PromptSource
 from bench.tasks.protocol import asking_of, check_tasks, task_settings
@@ -119,6 +120,9 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
         points_to["reference"] = content_sha256(experiment.reference)
     identity = {"experiment": identity_of(experiment), "points_to": points_to}
     identity |= _later_versions(experiment)
+    read = (*selector.needs, *(() if refill is None else refill.needs))
+    if "reward_B" in read and isinstance(prompts, PromptFile):
+        identity["verdicts"] = equality.VERSION  # of the responses during training
     name = f"{slug(experiment.selector)}-keep{slug(keep_name(experiment.keep))}"
     name += f"-s{experiment.seed}"
     run_id = f"{name}-{digest8(identity)}"

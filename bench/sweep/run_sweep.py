@@ -19,7 +19,7 @@ from bench.core.errors import BenchError, ConfigError, Stopped
 from bench.core.progress import open_progress
 from bench.core.result_rows import check_rows, find_row
 from bench.core.stopping import StopRequest
-from bench.sweep import tuning
+from bench.sweep import tuning, tuning_result
 from bench.sweep.storage import (
     close_study,
 )
@@ -53,9 +53,9 @@ def run_sweep(
                 f"{path}: tuning.pruner {sweep.file.tuning.pruner!r} is not accepted with launch: "
                 "a run in other processes does not report its curve; use 'none'"
             )
-        if not tuning.has_result(sweep, runtime):
+        if not tuning_result.has_result(sweep, runtime):
             untuned = sweep
-            tuning.check_replaces(sweep, runtime)
+            tuning_result.check_replaces(sweep, runtime)
 
             def tuning_left() -> int:
                 spent, total = tuning.progress_of(untuned, storage, runtime)
@@ -63,8 +63,8 @@ def run_sweep(
 
             with tuning_view(sweep, storage, runtime) as refresh:
                 _work_off(tune_here, arguments, workers, refresh, tuning_left)
-            tuning.write_result(sweep, storage, runtime)
-        sweep = tuning.tuned(sweep, runtime)
+            tuning_result.write_result(sweep, storage, runtime)
+        sweep = tuning_result.tuned(sweep, runtime)
     found = SweepStudy(sweep, storage, runtime)
     found.enqueue()
     if retry_failed:
@@ -101,7 +101,7 @@ def work_here(
 ) -> None:
     """What a worker process does: the sweep's trials."""
     sweep = read_sweep(path, runtime)
-    points = tuning.tuned(sweep, runtime) if sweep.file.tuning else sweep
+    points = tuning_result.tuned(sweep, runtime) if sweep.file.tuning else sweep
     work(points, storage, runtime, launch, stop)
 
 
@@ -170,7 +170,7 @@ def dry_run(
     of_tuning, seconds = _tuning_state(sweep, storage, runtime)
     waits = of_tuning is not None and of_tuning["result"] is None
     if of_tuning is not None and not waits:
-        sweep = tuning.tuned(sweep, runtime)
+        sweep = tuning_result.tuned(sweep, runtime)
     trials, done = [], 0
     for plan in sweep.plans:
         row = None if waits else find_row(rows_file(runtime), plan.run_id)

@@ -5,12 +5,9 @@ worker holds a cell's lock while it tunes it, so a sampler sees every earlier tr
 runs twice.
 """
 
-import hashlib
-import json
-import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,11 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.core.config import Experiment, Runtime, rows_file
-from bench.core.errors import ConfigError, Stopped
-from bench.core.files import digest8, json_text, read_json, write_json, write_text
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import Stopped
+from bench.core.files import digest8
 from bench.core.keep_schedule import keep_name
 from bench.core.stopping import StopRequest
-from bench.core.sums import changed_files, write_sums
 from bench.run.plan import make_plan, slug
 from bench.sweep.launch import execute
 from bench.sweep.storage import (
@@ -117,14 +113,14 @@ def tune(
             stop.check()
             try:
                 with folder.lock(cell):
-                    study = _study(cell, tuning, storage, folder)
+                    study = study_of(cell, tuning, storage, folder)
                     tune_cell(cell, tuning, study, runtime, launch, stop)
             except Timeout:
                 continue
             del todo[name]
 
 
-def _study(cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder) -> optuna.Study:
+def study_of(cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder) -> optuna.Study:
     pruner = make_pruner(tuning, cell.experiment.steps)
     return open_study(_study_name(cell, folder), storage, folder.path, None, pruner)
 
@@ -210,7 +206,7 @@ def tune_cell(
     if tuning.sampler == "grid":
         for point in tuning.grid():
             study.enqueue_trial(point, skip_if_exists=True)
-    while (spent := len(_counted(study))) < tuning.trials:
+    while (spent := len(counted(study))) < tuning.trials:
         if stop is not None:
             stop.check()
         study.sampler = make_sampler(tuning, spent)
@@ -240,7 +236,7 @@ def _point(trial: FrozenTrial) -> dict[str, Any]:
     return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
-def _counted(study: optuna.Study) -> list[FrozenTrial]:
+def counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that count against the budget: all that ended by themselves."""
     trials = study.get_trials(False, states=FINISHED)
     return [trial for trial in trials if not trial.user_attrs.get("stopped")]
@@ -251,7 +247,7 @@ def progress_of(sweep: Sweep, storage: str | None, runtime: Runtime) -> tuple[in
     tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
     assert tuning is not None
     found = cells(sweep).values()
-    spent = sum(len(_counted(_study(cell, tuning, storage, folder))) for cell in found)
+    spent = sum(len(counted(study_of(cell, tuning, storage, folder))) for cell in found)
     return spent, tuning.trials * len(found)
 
 
@@ -261,94 +257,6 @@ def trials_spent(sweep: Sweep, storage: str | None, runtime: Runtime) -> list[Fr
     for cell in cells(sweep).values():
         study = find_study(_study_name(cell, folder), storage, folder.path)
         if study is not None:
-            trials += _counted(study)
+            trials += counted(study)
             close_study(study)
     return trials
-
-
-def check_replaces(sweep: Sweep, runtime: Runtime) -> None:
-    """Raise ConfigError where the result beside the rows is of more trials or of other cells."""
-    assert sweep.file.tuning is not None
-    path, trials = _beside_rows(sweep, runtime), sweep.file.tuning.trials
-    if not path.is_file():
-        return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        is_less = trials < there["trials"] or set(there["cells"]) - set(cells(sweep))
-    except (ValueError, KeyError, TypeError):
-        is_less = True
-    if is_less:
-        raise ConfigError(
-            f"tuning: {str(path)!r} holds another tuning, of more than {trials} trials or of other "
-            "cells: move it, or name rows in another folder"
-        )
-
-
-def _beside_rows(sweep: Sweep, runtime: Runtime) -> Path:
-    """Where `bench leaderboard` looks for the result of a tuning."""
-    return rows_file(runtime).parent / "tuning" / f"{sweep.file.name}.json"
-
-
-def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
-    """tuning.json once every cell has spent its budget. Raises ConfigError for a cell without one
-    complete trial."""
-    tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
-    assert tuning is not None
-    records = {}
-    points = {cell_name(plan.experiment): plan.experiment for plan in sweep.plans}
-    for name, cell in cells(sweep).items():
-        trials = _counted(_study(cell, tuning, storage, folder))
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        if not complete:
-            errors = {trial.user_attrs.get("error", trial.state.name) for trial in trials}
-            raise ConfigError(f"tuning: no trial of {name} was completed: {'; '.join(errors)}")
-        winner = max(complete, key=lambda trial: (trial.value, -trial.number))
-        records[name] = {
-            "experiment": points[name].model_dump(mode="json"),
-            "best": winner.params,
-            "value": winner.value,
-            "trials": [
-                {"params": t.params, "value": t.value, "state": t.state.name.lower()}
-                for t in trials
-            ],
-        }
-    ranges = {name: span.model_dump(exclude_unset=True) for name, span in tuning.ranges.items()}
-    budget = {"sweep": sweep.file.name, **tuning.model_dump(), "ranges": ranges}
-    result = {**budget, "cells": records}
-    beside_rows = _beside_rows(sweep, runtime)
-    beside_rows.parent.mkdir(parents=True, exist_ok=True)
-    write_json(beside_rows, result)
-    text = json_text(result)
-    # The sum first: a result without one is of an earlier version, and counts as it is.
-    write_sums(folder.path, {folder.result.name: hashlib.sha256(text.encode()).hexdigest()})
-    write_text(folder.result, text)
-    return folder.result
-
-
-def has_result(sweep: Sweep, runtime: Runtime) -> bool:
-    """Is the tuning done? A damaged result is set aside, and said: its study gives it again."""
-    folder = tuning_folder(sweep, runtime)
-    if not folder.result.exists():
-        return False
-    if not changed_files(folder.path):
-        return True
-    aside = folder.result.with_name(f".damaged-{folder.result.name}")
-    folder.result.replace(aside)
-    print(f"{folder.result} is damaged and set aside as {aside}", file=sys.stderr)
-    return False
-
-
-def tuned(sweep: Sweep, runtime: Runtime) -> Sweep:
-    """The sweep's own points, seeds and all, each with its cell's best values."""
-    result, plans = tuning_folder(sweep, runtime).result, []
-    cells_found = read_json(result)
-    for plan in sweep.plans:
-        try:
-            best = dict(cells_found["cells"][cell_name(plan.experiment)]["best"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{str(result)!r} is damaged: {error!r}; delete it, and the same command writes it "
-                "again"
-            ) from error
-        plans.append(make_plan(plan.experiment.model_copy(update=best), runtime))
-    return replace(sweep, plans=tuple({plan.run_id: plan for plan in plans}.values()))

@@ -1,43 +1,25 @@
-r"""Is an answer the gold one? Numbers, units, bases, words and what is made of several parts are
-read here; what is left is math-verify's, whose yes is checked with numbers. Pure.
-
-math-verify's comparisons can hang or eat memory: `grader` makes them in processes that it can kill.
+"""Is an answer the gold one? Units, bases, ranges, words and what is made of parts are read here;
+numbers in `plain_numbers`, and what is left in `symbolic`. Pure.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from bench.tasks.notation import LONGEST, RANGE, closing_of, compact, plain, split, unwrapped
+from bench.tasks.plain_numbers import NONE, Number, Tolerance, plain_number
+from bench.tasks.symbolic import state_the_same
 from bench.tasks.units import without_unit
 
-FLOAT_TOLERANCE = Fraction(1, 10**6)
-"""Relative, between a decimal and another number: 0.333333 is 1/3."""
-DIGITS = 200
-"""Of the decimals by which two exact expressions are told apart."""
+VERSION = 2
+"""Of what is right: raised, as the task files' own, when a change here or in what it reads with
+changes a verdict. It is in the id of a run whose rule reads rewards of a file's problems.
+"""
 DEEPEST = 8
 """Brackets inside brackets that are read."""
 MANY = 64
 """Parts of a list that are compared with each other in any order."""
-LARGEST_POWER = 400
-PATIENCE = Fraction(101, 100)
-"""Of a data set's absolute tolerance: 4.3 is within 0.1 of 4.2, whatever their last bits."""
-
-_WHOLE = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+"
-_NUMBER = re.compile(
-    rf"(?P<sign>[+-]?) ?(?P<whole>{_WHOLE}|)(?:\.(?P<decimals>\d*))?"
-    r"(?:[eE](?P<e>[+-]?\d+)|"
-    r" ?(?:\\times|\\cdot|\*|x) ?10 ?(?:\^|\*\*) ?\{?(?P<power>[+-]?\d+)\}?)?"
-)
-_POWER_OF_TEN = re.compile(r"(?P<sign>[+-]?)10\^\{?(?P<power>[+-]?\d+)\}?")
-_LATEX_RATIO = re.compile(r"([+-]?) ?\\frac\{([^{}]+)\}\{([^{}]+)\}")
-_MIXED = re.compile(r"([+-]?)(\d+) ?\\frac\{(\d+)\}\{(\d+)\}|([+-]?)(\d+) (\d+)/(\d+)")
-_REPEATING = re.compile(
-    r"([+-]?)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\{(\d+)\}|\\(?:overline|bar|dot) ?(\d)|\((\d+)\))"
-)
-_GOES_ON = re.compile(r"([+-]?)(\d*)\.(\d+)\\ldots")
 _BASED = re.compile(r"([0-9A-Za-z]+)_(?:\{ ?(?:\\text\{)? ?([0-9]+|[a-z]+) ?\}?\}?|(\d))")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
           "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
@@ -52,17 +34,6 @@ _MATRIX = re.compile(
     r"[(\[]? ?\\begin\{([pbBvV]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{\1\} ?[)\]]?",
     re.DOTALL,
 )
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Between plain numbers, as the data set states it."""
-
-    absolute: float | None = None
-    relative: float | None = None
-
-
-NONE = Tolerance()
 
 
 def is_equal(
@@ -94,7 +65,7 @@ def _same(gold: str, answer: str, tolerance: Tolerance, depth: int) -> bool:
             return verdict
     if re.search(r"\d \d", gold) or re.search(r"\d \d", answer):
         return False  # two numbers side by side are not one
-    return _symbolic(compact(_in_radians(gold)), compact(_in_radians(answer)))
+    return state_the_same(compact(_in_radians(gold)), compact(_in_radians(answer)))
 
 
 # Each reader says None where the pair is not of its kind.
@@ -346,164 +317,7 @@ def _any_order(gold: Sequence[str], answer: Sequence[str], depth: int) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Number:
-    """A plain number, and how far off it may be as it is written."""
-
-    value: Fraction
-    step: Fraction = Fraction(0)
-    """One in its last place; 0 for an exact one."""
-
-    def __neg__(self) -> "Number":
-        return Number(-self.value, self.step)
-
-    def agrees(self, other: "Number", tolerance: Tolerance) -> bool:
-        """`other` is the answer: equal if both are exact, else up to a decimal's last place."""
-        gap = abs(self.value - other.value)
-        if tolerance.absolute is not None and gap <= Fraction(tolerance.absolute) * PATIENCE:
-            return True
-        if tolerance.relative is not None:
-            return gap <= Fraction(tolerance.relative) * abs(self.value)
-        near = FLOAT_TOLERANCE * abs(self.value)
-        return gap <= min(near, max(self.step, other.step))
-
-
-def plain_number(text: str) -> Number | None:
-    """An integer, decimal, power of ten, mixed number, repeating decimal or ratio; else None."""
-    if not text.isascii():
-        return None
-    if mixed := _MIXED.fullmatch(text):
-        sign, whole, above, below = [part for part in mixed.groups() if part is not None]
-        if int(above) >= int(below):
-            return None
-        return _signed(sign, Number(int(whole) + Fraction(int(above), int(below))))
-    if repeats := _REPEATING.fullmatch(text):
-        sign, whole, decimals, *blocks = repeats.groups()
-        block = next(filter(None, blocks))
-        return _signed(sign, Number(_repeating(whole, decimals, block)))
-    if goes_on := _GOES_ON.fullmatch(text):
-        sign, whole, decimals = goes_on.groups()
-        return _signed(sign, _going_on(whole, decimals))
-    if ratio := _LATEX_RATIO.fullmatch(text):
-        sign, above, below = ratio.groups()
-        found = _ratio(above, below)
-        return _signed(sign, found) if found else None
-    if text.count("/") == 1:
-        above, below = (unwrapped(part.strip(), "{", "}") for part in text.split("/"))
-        return _ratio(above, below)
-    if found := _POWER_OF_TEN.fullmatch(text):
-        text = f"{found['sign']}1e{found['power']}"
-    if not (found := _NUMBER.fullmatch(text)) or not (found["whole"] or found["decimals"]):
-        return None
-    power = found["e"] or found["power"] or "0"
-    if len(power) > 5 or abs(int(power)) > LARGEST_POWER:
-        return None
-    whole = (found["whole"] or "0").replace(",", "").replace(" ", "")
-    decimals = found["decimals"] or ""
-    step = Fraction(10) ** (int(power) - len(decimals))
-    is_exact = found["decimals"] is None and not (found["e"] or found["power"])
-    value = int(whole + decimals) * step
-    return _signed(found["sign"], Number(value, Fraction(0) if is_exact else step))
-
-
-def _signed(sign: str, number: Number) -> Number:
-    return -number if sign == "-" else number
-
-
-def _ratio(above: str, below: str) -> Number | None:
-    if "/" in above or "/" in below:
-        return None
-    top, bottom = plain_number(above.strip()), plain_number(below.strip())
-    if top is None or bottom is None or bottom.value == 0:
-        return None
-    value = top.value / bottom.value
-    return Number(value, abs(value) if top.step or bottom.step else Fraction(0))
-
-
-def _repeating(whole: str, decimals: str, block: str) -> Fraction:
-    fixed = Fraction(int((whole or "0") + decimals), 10 ** len(decimals))
-    return fixed + Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(decimals))
-
-
-def _going_on(whole: str, decimals: str) -> Number:
-    """0.1666…: the shortest block that ends it twice or more goes on; else a decimal cut short."""
-    for length in range(1, len(decimals) // 2 + 1):
-        block, times = decimals[-length:], 3 if length == 1 else 2
-        if decimals.endswith(block * times):
-            return Number(_repeating(whole, decimals[:-length], block))
-    step = Fraction(1, 10 ** len(decimals))
-    return Number(int((whole or "0") + decimals) * step, step)
-
-
 def _in_radians(text: str) -> str:
     """An angle in degrees as the number that it is."""
     text = re.sub(r"(?<=\d) ?\\text\{ ?deg(?:ree)?s? ?\}$", r"^{\\circ}", text)
     return re.sub(r"([\d.]+)\^\{\\circ\}", r"{\\frac{\1 \\pi}{180}}", text)
-
-
-def _symbolic(gold: str, answer: str) -> bool:
-    """Expressions without variables by their value to DIGITS; all else by math-verify, whose yes
-    (six decimals, small terms chopped) stands where values at some points do not refute it.
-    """
-    from math_verify import parse, verify
-    from sympy import Expr
-
-    # Whoever runs this kills it when it hangs: math-verify's own alarm would only swallow that.
-    read = [parse(f"\\boxed{{{text}}}", parsing_timeout=0) for text in (gold, answer)]
-    first, second = (found[0] if found else None for found in read)
-    if isinstance(first, Expr) and isinstance(second, Expr):
-        if not (first.free_symbols or second.free_symbols):
-            verdict = _values_agree(first, second)
-            if verdict is not None:
-                return verdict
-        elif _is_refuted(first, second):
-            return False
-    return bool(verify(read[0], read[1], timeout_seconds=0, allow_set_relation_comp=True))
-
-
-def _values_agree(first: Any, second: Any) -> bool | None:
-    """None where they cannot be computed, or are too near to tell."""
-    from sympy import Float, Rational, nan, oo, zoo
-
-    first, second = first.doit(), second.doit()
-    if isinstance(first, Rational) and isinstance(second, Rational):
-        return bool(first == second)
-    values = [expression.evalf(DIGITS) for expression in (first, second)]
-    endless = [value in (oo, -oo, zoo, nan) or value.has(oo, zoo, nan) for value in values]
-    if any(endless):
-        return values[0] == values[1] and values[0] not in (zoo, nan)
-    if not all((value.is_number and value.is_comparable) or value.is_complex for value in values):
-        return None
-    try:
-        gap, size = (abs(values[0] - values[1]), max(abs(values[0]), abs(values[1])))
-        if first.has(Float) or second.has(Float):
-            return bool(gap <= float(FLOAT_TOLERANCE) * size)
-        if gap > size * Float(10) ** (20 - DIGITS) and gap > Float(10) ** (20 - DIGITS):
-            return False
-        return True if gap <= size * Float(10) ** (20 - DIGITS) else None
-    except (TypeError, ValueError):
-        return None
-
-
-POINTS = ((3, 7), (11, 13), (29, 5))
-"""Numerators and denominators from which variables get values."""
-
-
-def _is_refuted(first: Any, second: Any) -> bool:
-    """Do they differ by more than rounding at some point where both have a value?"""
-    from sympy import Float, Rational
-
-    names = sorted(first.free_symbols | second.free_symbols, key=str)
-    tolerance = float(FLOAT_TOLERANCE) if first.has(Float) or second.has(Float) else 1e-12
-    for above, below in POINTS:
-        at = {name: Rational(above + 2 * place, below) for place, name in enumerate(names)}
-        try:
-            one, other = (e.subs(at).doit().evalf(30) for e in (first, second))
-            gap, size = abs(one - other), max(abs(one), abs(other))
-            if not (gap.is_comparable and size.is_comparable):
-                continue
-            if gap > tolerance * size:
-                return True
-        except Exception:  # sympy raises anything; math-verify decides
-            continue
-    return False

@@ -9,5 +9,6 @@ extra_signals    what a rule may ask for beyond the two models' logits
 loss             the gradient pass, and the one denominator
 objectives       the losses of a token; logit_gradients: their size in closed form
 metrics          what a step did and cost
+checkpoints      whole ones on disk; training_state: what they hold of training
 placement        memory given up for time
 """

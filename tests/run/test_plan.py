@@ -187,3 +187,22 @@ def test_a_reference_is_only_for_rules_that_compare_with_one():
     assert one.run_id != other.run_id
     asked = Runtime(log_signals=("reference_logprob_BT",))
     assert make_plan(Experiment(reference=teacher), asked).run_id
+
+
+def test_what_is_right_names_the_runs_that_train_on_it(tmp_path, monkeypatch):
+    """A rule that reads rewards of a file's problems trains on verdicts; other rules do not."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"problem": "2 + 2?", "answer": "4"}) + "\n")
+
+    def ids():
+        return [
+            make_plan(Experiment(selector=rule, prompts=prompts), Runtime(runs_dir=tmp_path)).run_id
+            for rule, prompts in (
+                ("correct", str(file)), ("entropy", str(file)), ("correct", "arithmetic"),
+            )
+        ]  # fmt: skip
+
+    before = ids()
+    monkeypatch.setattr("bench.tasks.equality.VERSION", 99)
+    after = ids()
+    assert before[0] != after[0] and before[1:] == after[1:]

@@ -14,7 +14,7 @@ from postgresql import Server
 from small_sweep import TOML, TUNING, curve_stub, rows_of, runtime, write
 
 from bench.core.errors import BenchError, ConfigError, Stopped
-from bench.sweep import tuning
+from bench.sweep import tuning, tuning_result
 from bench.sweep.run_sweep import dry_run
 from bench.sweep.storage import close_study
 from bench.sweep.study import SweepStudy
@@ -208,8 +208,8 @@ def test_a_dry_run_counts_the_tuning_and_then_the_tuned_points(tmp_path, capsys,
     out = call(capsys, "sweep", path, "--runs-dir", here.runs_dir, "--dry-run")[1]
     assert "tuning comes first and is counted: 6 trials, 6 done, 0 left" in out
     assert "small: 10 trials, 6 done, 4 left; time left about 4 minutes" in out
-    result = tuning.write_result(sweep, None, here)
-    final = tuning.tuned(sweep, here)
+    result = tuning_result.write_result(sweep, None, here)
+    final = tuning_result.tuned(sweep, here)
     rows = [{"run_id": plan.run_id, **seconds} for plan in final.plans]
     (here.runs_dir / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     last = dry_run(path, here, 1)

@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 from small_sweep import GRID, TUNING, curve_stub, runtime, write
 
 from bench.core.errors import ConfigError, Stopped
-from bench.sweep import tuning
+from bench.sweep import tuning, tuning_result
 from bench.sweep.run_sweep import run_sweep
 from bench.sweep.storage import open_study
 from bench.sweep.sweep_file import read_sweep
@@ -30,13 +30,13 @@ def test_tuning_gives_every_rule_the_same_trials_on_a_split_of_its_own(tmp_path,
     assert tuning.progress_of(sweep, None, here) == (6, 6)
     tuning.tune(sweep, None, here)  # nothing is left to spend
     assert tuning.progress_of(sweep, None, here) == (6, 6)
-    found = json.loads(tuning.write_result(sweep, None, here).read_text())
+    found = json.loads(tuning_result.write_result(sweep, None, here).read_text())
     assert (found["trials"], found["sampler"], found["task"]) == (3, sampler, "tiny_math_tune")
     for cell in found["cells"].values():
         assert len(cell["trials"]) == 3
         values = [t["value"] for t in cell["trials"] if t["state"] == "complete"]
         assert cell["value"] == max(values)
-    final = tuning.tuned(sweep, here)
+    final = tuning_result.tuned(sweep, here)
     assert [(p.experiment.selector, p.experiment.seed) for p in final.plans] == [
         ("random", 0), ("entropy", 0), ("random", 1), ("entropy", 1),
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_the_best_is_the_first_of_the_highest_that_were_completed(tmp_path):
                     (8e-3, 0.1)],
     }  # fmt: skip
     for cell in tuning.cells(sweep).values():
-        study = tuning._study(cell, settings, None, folder)
+        study = tuning.study_of(cell, settings, None, folder)
         for rate, value, *state in planted[cell.experiment.selector]:
             (state,) = state or [TrialState.COMPLETE]
             study.add_trial(
@@ -70,7 +70,7 @@ def test_the_best_is_the_first_of_the_highest_that_were_completed(tmp_path):
                     state=state, value=value, params={"learning_rate": rate}, distributions=span
                 )
             )
-    result = json.loads(tuning.write_result(sweep, None, here).read_text())
+    result = json.loads(tuning_result.write_result(sweep, None, here).read_text())
     best = {
         cell["experiment"]["selector"]: (cell["best"], cell["value"])
         for cell in result["cells"].values()
@@ -78,7 +78,7 @@ def test_the_best_is_the_first_of_the_highest_that_were_completed(tmp_path):
     assert best == {
         "random": ({"learning_rate": 2e-3}, 0.6), "entropy": ({"learning_rate": 6e-3}, 0.2),
     }  # fmt: skip
-    tuned = [plan.experiment for plan in tuning.tuned(sweep, here).plans]
+    tuned = [plan.experiment for plan in tuning_result.tuned(sweep, here).plans]
     assert {(e.selector, e.learning_rate) for e in tuned} == {("random", 2e-3), ("entropy", 6e-3)}
 
 
@@ -93,7 +93,7 @@ def test_a_rule_without_a_completed_trial_has_no_best(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "execute", fail)
     tuning.tune(sweep, None, here)
     with pytest.raises(ConfigError, match="no trial of random-.* ValueError: out of luck"):
-        tuning.write_result(sweep, None, here)
+        tuning_result.write_result(sweep, None, here)
 
 
 def test_a_grid_tries_every_value_once_for_every_rule(tmp_path):
@@ -102,11 +102,11 @@ def test_a_grid_tries_every_value_once_for_every_rule(tmp_path):
     here = runtime(tmp_path)
     sweep = read_sweep(path, here)
     cell, other = tuning.cells(sweep).values()
-    study = tuning._study(cell, sweep.file.tuning, None, tuning.tuning_folder(sweep, here))
+    study = tuning.study_of(cell, sweep.file.tuning, None, tuning.tuning_folder(sweep, here))
     study.enqueue_trial({"learning_rate": 1e-3})
     study.ask()  # of a worker that died before it proposed anything
     tuning.tune(sweep, None, here)
-    found = json.loads(tuning.write_result(sweep, None, here).read_text())
+    found = json.loads(tuning_result.write_result(sweep, None, here).read_text())
     for record in found["cells"].values():
         assert sorted(t["params"]["learning_rate"] for t in record["trials"]) == sorted(values)
     beside = tmp_path / "runs" / "tuning" / "small.json"
@@ -131,10 +131,10 @@ def test_a_tuning_of_less_does_not_replace_the_one_beside_the_rows(tmp_path):
                 run_sweep(path, here)
             assert beside.read_text() == text
         else:
-            tuning.check_replaces(sweep, here)
+            tuning_result.check_replaces(sweep, here)
     beside.write_text("mine")
     with pytest.raises(ConfigError, match="holds another tuning"):
-        tuning.check_replaces(sweep, here)
+        tuning_result.check_replaces(sweep, here)
 
 
 def test_a_tuning_trial_of_a_dead_worker_is_tried_again_with_its_values(tmp_path):

@@ -8,9 +8,10 @@ from answer_pairs import Pair, pairs
 from math_verify import parse, verify
 
 from bench.tasks.answers import boxed_answer
-from bench.tasks.equality import is_equal, plain_number
+from bench.tasks.equality import is_equal
 from bench.tasks.grader import Comparison, Grader
 from bench.tasks.notation import LONGEST, compact, plain
+from bench.tasks.plain_numbers import plain_number
 
 TABLE = pairs()
 HOSTILE = ("hostile", "hostile responses")
