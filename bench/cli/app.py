@@ -18,7 +18,8 @@ from bench.cli.shadow import artefacts, overlap
 from bench.cli.sweep import sweep
 from bench.core.errors import BenchError, is_out_of_memory
 from bench.core.fields import one_line
-from bench.core.stopping import StopRequest
+from bench.core.progress import launched
+from bench.core.stopping import StopRequest, end_at_once
 
 app = GroupedApp(
     name="bench",
@@ -39,6 +40,12 @@ app.command(evaluate, name="eval")
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 anything else."""
+    if arguments is None and launched() > 1:
+        end_at_once(_main)
+    _main(arguments)
+
+
+def _main(arguments: list[str] | None = None) -> None:
     try:
         # Also outside a run, while things load or are drawn, a signal ends with one line.
         with StopRequest(leaves=True).installed(for_good=arguments is None):

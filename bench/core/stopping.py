@@ -3,9 +3,12 @@
 import atexit
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from bench.core.errors import Stopped
 
@@ -99,3 +102,26 @@ def _leave() -> None:
             os.write(2, b"\x1b[?25h\n")  # a progress bar had hidden the cursor
         os.write(2, b"bench: stopped at once; the same command goes on from there\n")
     os._exit(Stopped.exit_code)
+
+
+def end_at_once(work: Callable[[], None]) -> NoReturn:
+    """Do the work of a process among several, then end it without the interpreter's own way out.
+
+    There a thread that a library has left running may abort the process (C++ ends it where Python
+    takes a thread down), after all is written, and its launcher then reports a failure. What is
+    registered for the end of a process is done first.
+    """
+    code: object = 0
+    try:
+        work()
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever reads may be gone
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
