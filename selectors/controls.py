@@ -103,3 +103,17 @@ def one_random(signals: TokenSignals) -> Tensor:
     """
     uniform_BT = signals.uniform_BT.masked_fill(~signals.mask_BT, -1)
     return torch.where(uniform_BT == uniform_BT.amax(1, keepdim=True), 1.0, -torch.inf)
+
+
+@selector("not_middle", keep=1.0, abstains=True)
+def not_middle(signals: TokenSignals, share: float = 0.2) -> Tensor:
+    """Keep all but the middle of every response.
+
+    Formula: |(r + ½)/n - ½| ≥ 0.1, r the place of the token among the response's n
+
+    Source: arXiv 2609.07103 (naver-ai/revisiting-trace: the middle 20 %).
+
+    Deviations: the middle of the tokens; the source also drops that of the reasoning steps.
+    """
+    distance_BT = (signals.place_in_response() - 0.5).abs()
+    return torch.where(distance_BT >= share / 2, 1.0, -torch.inf)

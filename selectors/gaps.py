@@ -23,21 +23,24 @@ def abs_gap_no_lowlow(signals: TokenSignals, low: float = 0.01) -> Tensor:
     return gap(signals).abs().masked_fill(both_low_BT, -torch.inf)
 
 
-@selector("dial", needs=BOTH, reads_sampled_token=True)
-def dial(signals: TokenSignals, beta: float = 1.0) -> Tensor:
-    """Keep tokens where the gap is large in probability rather than in log-probability.
+@selector("dial", needs=(*BOTH, "stop_BT"), keep=1.0, abstains=True, reads_sampled_token=True)
+def dial(signals: TokenSignals, beta: float = 1.0, share: float = 0.2) -> Tensor:
+    """Keep the tokens of each response whose gap is largest in probability, never a stop token.
 
-    Formula: |Δ|^(1-β) · |q(y) - p(y)|^β, 0 where Δ = 0
+    Formula: |Δ|^(1-β) · |q(y) - p(y)|^β, 0 where Δ = 0; the max(1, round(ρn)) best of each
+    response's n tokens that do not end it
 
-    Source: arXiv 2610.11659 (β = 1; also 1.2).
+    Source: arXiv 2610.11659 (β = 1; also 1.2; ρ = 0.2; EIT-NLP/DIAL-OPD).
 
-    Deviations: its budget, max(1, round(ρ n)) in each response, is `--scope response`, which
-    rounds up.
+    Deviations: whether n counts the stop token is not stated in what we read: it does not.
     """
     gap_BT = gap(signals).abs()
     change_BT = (signals.teacher_logprob_BT.exp() - signals.student_logprob_BT.exp()).abs()
     score_BT = gap_BT.clamp(min=1e-30) ** (1 - beta) * change_BT**beta
-    return torch.where(gap_BT == 0, 0, score_BT)
+    score_BT = torch.where(gap_BT == 0, 0, score_BT)
+    score_BT = score_BT.masked_fill(signals.stop_BT > 0, -torch.inf)
+    kept_BT = signals.best_of_each(score_BT, share, "nearest", least=1)
+    return torch.where(kept_BT, score_BT, -torch.inf)
 
 
 @selector("excess_loss", needs=BOTH, reads_sampled_token=True)
@@ -51,6 +54,17 @@ def excess_loss(signals: TokenSignals) -> Tensor:
     return gap(signals)
 
 
+@selector("sampled_rkl_max", needs=BOTH, reads_sampled_token=True)
+def sampled_rkl_max(signals: TokenSignals) -> Tensor:
+    """Keep tokens that the student finds more likely than the teacher does.
+
+    Formula: log p(y) - log q(y)
+
+    Source: BruceSheng1202/IER-OPD (its sampled-RKL-max baseline; the mirror of `excess_loss`).
+    """
+    return -gap(signals)
+
+
 @selector("tide_excess", needs=BOTH, abstains=True, reads_sampled_token=True)
 def tide_excess(signals: TokenSignals) -> Tensor:
     """Keep tokens that the student finds more likely than the teacher does, and no others.
@@ -59,8 +73,8 @@ def tide_excess(signals: TokenSignals) -> Tensor:
 
     Source: arXiv 2608.09836.
 
-    Deviations: the threshold Q_{1-ρ} is the budget; its reward 2(e^{Δ/2} - 1) is an objective,
-    which is not part of a rule.
+    Deviations: the threshold Q_{1-ρ} is the budget; its reward 2(e^{Δ/2} - 1) is part of the
+    objective `tide`.
     """
     gap_BT = gap(signals)
     return torch.where(gap_BT < 0, -gap_BT, -torch.inf)
@@ -74,7 +88,8 @@ def sign_gate(signals: TokenSignals) -> Tensor:
 
     Source: arXiv 2605.06387 (AOPD).
 
-    Deviations: there the sign also chooses the objective; here all kept tokens have the run's.
+    Deviations: there the sign also chooses the objective (`--objective aopd`); here all kept
+    tokens have the run's.
     """
     return torch.where(gap(signals) <= 0, 1.0, -torch.inf)
 

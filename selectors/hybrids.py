@@ -45,6 +45,22 @@ def soft_or(a_BT: Tensor, b_BT: Tensor) -> Tensor:
     return a_BT + b_BT - a_BT * b_BT
 
 
+@selector("tip_p98", needs=("student_entropy_BT", "reverse_kl_BT"), keep=1.0, abstains=True)
+def tip_p98(signals: TokenSignals, share: float = 0.5, clip: float = 0.98) -> Tensor:
+    """Keep a share of each response where ĥ + δ̂ - ĥδ̂ is largest, TIP at its own setting.
+
+    Formula: ĥ + δ̂ - ĥδ̂, min-max, h = min(H(p), Q_0.98), δ = KL(p‖q); the ⌊ρn⌋ best of each
+    response
+
+    Source: arXiv 2604.14084 (ρ = 0.5).
+    """
+    clipped_BT = signals.clipped_above(signals.student_entropy_BT, clip)
+    disagreement_BT = signals.norm_minmax(signals.reverse_kl_BT)
+    score_BT = soft_or(signals.norm_minmax(clipped_BT), disagreement_BT)
+    kept_BT = signals.best_of_each(score_BT, share, "down")
+    return torch.where(kept_BT, score_BT, -torch.inf)
+
+
 norm_parameter("minmax", tip)
 norm_parameter("q05", teachability_entropy)
 
@@ -66,18 +82,16 @@ def tip_q05(signals: TokenSignals, norm: str = "q05") -> Tensor:
     return soft_or(entropy_BT, signals.normalised(signals.forward_kl_BT, norm))
 
 
-@selector("tip_q3", needs=("student_entropy_BT", "reverse_kl_BT"), choices={"norm": NORMS})
+@selector("tip_q3", needs=AXES, choices={"norm": NORMS})
 def tip_q3(signals: TokenSignals, norm: str = "minmax") -> Tensor:
     """Keep tokens where the student is sure and the teacher disagrees.
 
-    Formula: (1 - ĥ)·δ̂, δ = KL(p‖q), min-max
+    Formula: (1 - ĥ)·δ̂, δ = KL(q‖p), min-max
 
-    Source: arXiv 2604.14084 (its third quadrant: low ĥ and high δ̂).
-
-    Deviations: the source names the region; the product that ranks inside it is our reading.
+    Source: arXiv 2604.14084 (its third quadrant; the soft-OR of `tip` reads KL(p‖q)).
     """
     entropy_BT = signals.normalised(signals.student_entropy_BT, norm)
-    return (1 - entropy_BT) * signals.normalised(signals.reverse_kl_BT, norm)
+    return (1 - entropy_BT) * signals.normalised(signals.forward_kl_BT, norm)
 
 
 @selector("teachability_entropy_docs", needs=TEACHABLE, choices={"norm": NORMS})
@@ -218,13 +232,14 @@ def spot(signals: TokenSignals, gap: str = "absolute", norm: str = "q05") -> Ten
 def ier(signals: TokenSignals, floor: float = -12.0) -> Tensor:
     """Keep tokens whose reward varies much for the noise of its estimated gradient.
 
-    Formula: Var_p[r]/(E_p[(r - b*)² L] - Var_p[r]), r = log q - log p on U ∪ {y}
+    On C = S ∪ T ∪ {y}, a log-probability that is in neither top-K list nor y's counts as -12, then
+    both sides are renormalised on C. b* = E_p̂[rL]/E_p̂[L], the mean of r where E_p̂[L] = 0.
 
-    Source: arXiv 2609.24432.
+    Formula: Var_p̂[r]/max(E_p̂[(r - b*)² L] - Var_p̂[r], 1e-8), r = log q̂ - log p̂ clipped to ±30,
+    L = 1/max(p̂, 1e-8) - 1
 
-    Deviations: L and b* are not stated in what we read. Ours: L(v) = 1/p(v) - 1,
-    b* = E_p[Lr]/E_p[L], p renormalised on the set, the denominator at least 1e-12. Its joins with
-    another rule's rank are `soft_or(ier, X, norm='rank')` and `product(ier, X, norm='rank')`.
+    Source: arXiv 2609.24432 (BruceSheng1202/IER-OPD; K = 16). Its joins with another rule's rank
+    are `soft_or(ier, X, norm='rank')` and `product(ier, X, norm='rank')`.
     """
     student_id, teacher_id = signals.student_topk_id_BTK, signals.teacher_topk_id_BTK
     same_BTKK = teacher_id[..., :, None] == student_id[..., None, :]
@@ -242,14 +257,53 @@ def ier(signals: TokenSignals, floor: float = -12.0) -> Tensor:
     is_token = ids == token_BT1
     log_p = torch.where(is_token, signals.student_logprob_BT[..., None].double(), log_p)
     log_q = torch.where(is_token, signals.teacher_logprob_BT[..., None].double(), log_q)
-    p = log_p.masked_fill(~in_set, -torch.inf).softmax(-1)
-    r = torch.where(in_set, log_q - log_p, 0)
+    log_p, log_q = (x.masked_fill(~in_set, -torch.inf).log_softmax(-1) for x in (log_p, log_q))
+    p = log_p.exp()
+    r = torch.where(in_set, log_q - log_p, 0).clamp(-30, 30)
     mean_BT1 = (p * r).sum(-1, keepdim=True)
     variance_BT = (p * (r - mean_BT1).square()).sum(-1)
-    noise = torch.where(in_set, 1 - p, 0)  # p·L
-    base_BT1 = (noise * r).sum(-1, keepdim=True) / noise.sum(-1, keepdim=True).clamp(min=1e-12)
+    noise = p * torch.where(in_set, 1 / p.clamp(min=1e-8) - 1, 0)  # p·L
+    total_BT1 = noise.sum(-1, keepdim=True)
+    base_BT1 = (noise * r).sum(-1, keepdim=True) / torch.where(total_BT1 == 0, 1, total_BT1)
+    base_BT1 = torch.where(total_BT1 == 0, mean_BT1, base_BT1)
     second_BT = (noise * (r - base_BT1).square()).sum(-1)
-    return (variance_BT / (second_BT - variance_BT).clamp(min=1e-12)).float()
+    return (variance_BT / (second_BT - variance_BT).clamp(min=1e-8)).float()
+
+
+@selector(
+    "pgt",
+    needs=(
+        "student_topk_id_BTK",
+        "student_topk_logprob_BTK",
+        "teacher_logprob_on_student_topk_BTK",
+        "teacher_topk_id_BTK",
+        "teacher_topk_logprob_BTK",
+        "student_logprob_on_teacher_topk_BTK",
+    ),
+)
+def pgt(signals: TokenSignals) -> Tensor:
+    """Keep tokens where the log-ratio of teacher and student varies most over their candidates.
+
+    The natural-gradient energy of the local update.
+
+    Formula: Var_{p_U}[log q_U - log p_U], both renormalised on U = S ∪ T
+
+    Source: ihbkaiser/jta-opd (its PGT; K = 16, ρ = 0.1).
+    """
+    teacher_id, student_id = signals.teacher_topk_id_BTK, signals.student_topk_id_BTK
+    same_BTKK = teacher_id[..., :, None] == student_id[..., None, :]
+    in_set = torch.cat([torch.ones_like(same_BTKK[..., 0]), ~same_BTKK.any(-2)], -1)
+    log_p = torch.cat(
+        [signals.student_logprob_on_teacher_topk_BTK, signals.student_topk_logprob_BTK], -1
+    ).double()
+    log_q = torch.cat(
+        [signals.teacher_topk_logprob_BTK, signals.teacher_logprob_on_student_topk_BTK], -1
+    ).double()
+    p = log_p.masked_fill(~in_set, -torch.inf).softmax(-1)
+    # A constant of the renormalisation leaves the variance as it is.
+    ratio = torch.where(in_set, log_q - log_p, 0)
+    mean_BT1 = (p * ratio).sum(-1, keepdim=True)
+    return (p * (ratio - mean_BT1).square()).sum(-1).float()
 
 
 def quadrant_of(signals: TokenSignals, norm: str) -> Tensor:

@@ -126,23 +126,25 @@ def fire(signals: TokenSignals, alpha: float = 1.0, beta: float = 1.0, drop: flo
     return weight_BT / (weight_BT.sum() / kept).clamp(min=1e-12)
 
 
-@selector("scope", kind="weight", needs=(*BOTH, "reward_B", "group_B"), reads_sampled_token=True)
-def scope(signals: TokenSignals, temperature: float = 1.0) -> Tensor:
+@selector("scope", kind="weight", needs=(*BOTH, "reward_B"), reads_sampled_token=True,
+          choices={"group": {"mean": ("group_B",), "none": ()}})  # fmt: skip
+def scope(signals: TokenSignals, temperature: float = 1.0, group: str = "mean") -> Tensor:
     """Weight whole responses: right ones by the student's doubt, wrong ones by the teacher's trust.
 
     Formula: right: ppl_S^(1/τ); wrong: ppl_T^(-1/τ); each over its mean among the right, or wrong,
     responses to the same prompt; ppl = exp(-mean log-probability of the response)
 
-    Source: arXiv 2604.10688.
+    Source: arXiv 2604.10688 (machine981/SCOPE; τ = 1; its likelihood path is `--objective scope`).
 
-    Deviations: τ is not stated in what we read (1), nor whether the group is normalised to a mean
-    of 1, as here, or otherwise. Its likelihood objective for right responses is not part of a rule.
-    With one response to a prompt every weight is 1: use `--responses-per-prompt`.
+    Deviations: how the group is normalised is not stated in what we read: to a mean of 1, or not at
+    all (`group`). With one response to a prompt every weight is 1: use `--responses-per-prompt`.
     """
     doubt_B = -mean_of_response(signals.student_logprob_BT, signals)
     trust_B = mean_of_response(signals.teacher_logprob_BT, signals)
     is_right_B = signals.reward_B > 0.5
     log_B = torch.where(is_right_B, doubt_B, trust_B) / temperature
+    if group == "none":
+        return log_B.exp()[:, None].expand(signals.mask_BT.shape).masked_fill(~signals.mask_BT, 0)
     same_BB = (signals.group_B[:, None] == signals.group_B) & (is_right_B[:, None] == is_right_B)
     same_BB = same_BB & signals.mask_BT.any(1)
     # In logarithms: the perplexity of a long improbable response overflows.
@@ -150,6 +152,101 @@ def scope(signals: TokenSignals, temperature: float = 1.0) -> Tensor:
     total_B = log_B.expand(same_BB.shape).masked_fill(~same_BB, -torch.inf).logsumexp(1)
     weight_B = (log_B - total_B + count_B.log()).exp()
     return weight_B[:, None].expand(signals.mask_BT.shape).masked_fill(~signals.mask_BT, 0)
+
+
+@selector(
+    "bellman_rac",
+    kind="weight",
+    needs=("forward_kl_BT", "teacher_mass_on_student_topk_BT", *BOTH),
+    reads_sampled_token=True,
+)
+def bellman_rac(signals: TokenSignals, gamma: float = 0.995, floor: float = 0.1) -> Tensor:
+    """Weight tokens up from which teachable ones can still be reached.
+
+    Formula: w = 0.1 + 0.9 norm_q05(V)², V = R/M, R_t = g_t + γ a_t R_{t+1},
+    M_t = 1 + γ a_t M_{t+1}, g = D̂·Ĉ, a = min(1, q(y)/p(y))
+
+    Source: ihbkaiser/jta-opd (its Bellman-RAC; γ = 0.995).
+    """
+    gain_BT = signals.norm_q05(signals.forward_kl_BT) * signals.norm_q05(
+        signals.teacher_mass_on_student_topk_BT
+    )
+    accepted_BT = (signals.teacher_logprob_BT - signals.student_logprob_BT).clamp(max=0).exp()
+    reward_B, mass_B = torch.zeros(len(gain_BT)), torch.zeros(len(gain_BT))
+    reward_B, mass_B = reward_B.to(gain_BT), mass_B.to(gain_BT)
+    value_BT = torch.zeros_like(gain_BT)
+    for t in reversed(range(gain_BT.shape[1])):
+        is_there_B = signals.mask_BT[:, t]
+        decay_B = gamma * accepted_BT[:, t]
+        reward_B = torch.where(is_there_B, gain_BT[:, t] + decay_B * reward_B, reward_B)
+        mass_B = torch.where(is_there_B, 1 + decay_B * mass_B, mass_B)
+        value_BT[:, t] = reward_B / mass_B.clamp(min=1)
+    return floor + (1 - floor) * signals.norm_q05(value_BT).square()
+
+
+@selector(
+    "ida",
+    kind="weight",
+    needs=("student_entropy_BT", "student_entropy_slope_BT", *BOTH),
+    reads_sampled_token=True,
+)
+def ida(signals: TokenSignals) -> Tensor:
+    """Weight tokens down where the teacher's reward and the student's entropy pull apart.
+
+    Formula: 1 where A·D ≥ 0, else |q(y) - p(y)|/(q(y) + p(y)); A = Δ,
+    D = Σ_v p²(log p + H) - p(y)(log p(y) + H)
+
+    Source: arXiv 2608.29846.
+
+    Deviations: D is our derivation of "the local effect on the student's entropy": the change of H
+    where the logit of y is raised, against the mean of p.
+    """
+    student_BT, teacher_BT = signals.student_logprob_BT.exp(), signals.teacher_logprob_BT.exp()
+    surprise_BT = student_BT * (signals.student_logprob_BT + signals.student_entropy_BT)
+    effect_BT = signals.student_entropy_slope_BT - surprise_BT
+    agrees_BT = (signals.teacher_logprob_BT - signals.student_logprob_BT) * effect_BT >= 0
+    total_BT = (student_BT + teacher_BT).clamp(min=1e-30)
+    return torch.where(agrees_BT, 1.0, (teacher_BT - student_BT).abs() / total_BT)
+
+
+@selector("problem", kind="weight", needs=("reward_B", "group_B"), responses=2)
+def problem(signals: TokenSignals) -> Tensor:
+    """Weight prompts up that the student answers right half of the time.
+
+    Formula: p̂(1 - p̂), p̂ the share of right responses to the prompt
+
+    Source: arXiv 2603.11178 (PACED).
+    """
+    rate_B = pass_rate(signals)
+    weight_B1 = (rate_B * (1 - rate_B))[:, None]
+    return weight_B1.expand(signals.mask_BT.shape).masked_fill(~signals.mask_BT, 0)
+
+
+@selector("opdvr_advantage", kind="weight", needs=(*BOTH, "reward_B", "group_B"),
+          reads_sampled_token=True, responses=2)  # fmt: skip
+def opdvr_advantage(signals: TokenSignals) -> Tensor:
+    """Weight tokens on which teacher and verifier agree by the response's advantage in its group.
+
+    Formula: |A| where Δ > 0 in a right response or Δ < 0 in a wrong one, else 0;
+    A = (R - p̂)/√(p̂(1 - p̂)) among the responses to the prompt
+
+    Source: arXiv 2608.24696 (OPDVR's variant; the mask alone is `opdvr`).
+
+    Deviations: A is 0 where all responses to a prompt are alike.
+    """
+    rate_B = pass_rate(signals)
+    spread_B = (rate_B * (1 - rate_B)).sqrt()
+    advantage_B = torch.where(spread_B > 0, (signals.reward_B - rate_B) / spread_B, 0)
+    gap_BT = signals.teacher_logprob_BT - signals.student_logprob_BT
+    agrees_BT = gap_BT * (2 * signals.reward_B[:, None] - 1) > 0
+    return torch.where(agrees_BT & signals.mask_BT, advantage_B[:, None].abs(), 0.0)
+
+
+def pass_rate(signals: TokenSignals) -> Tensor:
+    """(B,): the share of right responses among those to the same prompt that have a token."""
+    is_there_B = signals.mask_BT.any(1)
+    same_BB = (signals.group_B[:, None] == signals.group_B) & is_there_B
+    return (same_BB * signals.reward_B).sum(1) / same_BB.sum(1).clamp(min=1)
 
 
 def mean_of_response(x_BT: Tensor, signals: TokenSignals) -> Tensor:

@@ -19,17 +19,18 @@ SETTINGS: dict[str, str] = {
     "Pair and data": """pair prompts preset teacher student chat thinking instruction columns
         max_prompt_tokens decontaminate stop_ids""",
     "Selection": """selector keep selector_params k scope min_keep_per_response refill population
-        ties reference""",
-    "Objective": "objective objective_params normalize",
+        ties reference score_model""",
+    "Objective": "objective objective_params normalize stop_class",
     "Optimisation": """seed steps learning_rate prompts_per_step responses_per_prompt
         max_new_tokens temperature schedule warmup_steps weight_decay adam_beta1 adam_beta2
-        gradient_clip dtype lora lora_alpha lora_targets rollout""",
+        gradient_clip dtype lora lora_alpha lora_targets rollout
+        rollout_model""",
     "Evaluation": """eval_tasks eval_items eval_samples eval_every eval_temperature eval_top_p
         eval_max_new_tokens curve_tasks curve_items""",
     "Place and speed": """runs_dir rows device micro_batch micro_batch_tokens
         gradient_checkpointing offload_teacher rollout_batch eval_batch logit_chunk reuse_hidden
         checkpoint_every vllm_memory vllm_check_every""",
-    "Logging": "progress log_with log_signals shadow shadow_keep shadow_every token_bank",
+    "Logging": "progress log_with log_signals shadow shadow_keep shadow_every token_bank drift_every",
     "Output": "as_json",
 }
 """group -> what it shows: fields of Experiment, Runtime and Diagnosis, and FLAGS."""

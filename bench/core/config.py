@@ -36,7 +36,7 @@ class ObjectiveParameter(NamedTuple):
     """A number that an objective takes."""
 
     default: float
-    kind: Literal["share", "positive", "count"]
+    kind: Literal["share", "positive", "count", "signed", "flag"]
 
     def check(self, name: str, value: float) -> None:
         """Raise ValueError where the value is not of the kind."""
@@ -44,6 +44,10 @@ class ObjectiveParameter(NamedTuple):
             raise ValueError(f"objective_params: {name}={value} must lie strictly in (0, 1)")
         if self.kind == "positive" and not 0 < value < float("inf"):
             raise ValueError(f"objective_params: {name}={value} must be greater than 0")
+        if self.kind == "signed" and not -1 <= value <= 1:
+            raise ValueError(f"objective_params: {name}={value} must lie in [-1, 1]")
+        if self.kind == "flag" and value not in (0, 1):
+            raise ValueError(f"objective_params: {name}={value} must be 0 or 1")
         if self.kind == "count" and not (value >= 1 and value == int(value)):
             raise ValueError(f"objective_params: {name}={value} must be a whole number from 1")
 
@@ -62,10 +66,39 @@ OBJECTIVES: dict[str, dict[str, ObjectiveParameter]] = {
     "k2": {},
     "eopd": {"threshold": ObjectiveParameter(0.8, "positive"), **_TOP_K},
     "todi": {"beta": ObjectiveParameter(1.0, "positive")},
+    "tv_advantage": {},
+    "aopd": {
+        "threshold": ObjectiveParameter(0.0, "signed"),
+        "renormalised": ObjectiveParameter(1, "flag"),
+        **_TOP_K,
+    },
+    "tail_aware_sc": _TOP_K,
+    "residual_advantage": {},
+    "opd2": _TOP_K,
+    "adakd_reverse_kl": {"c": ObjectiveParameter(0.5, "positive")},
+    "adakd_forward_kl": {"c": ObjectiveParameter(0.5, "positive")},
+    "scope": {},
+    "tide": {
+        "excess_share": ObjectiveParameter(0.2, "share"),
+        "deficit_share": ObjectiveParameter(0.2, "share"),
+        "weight": ObjectiveParameter(1.0, "positive"),
+        **_TOP_K,
+    },
+    "opsa": {"share": ObjectiveParameter(0.2, "share")},
+    "capped_fkl": {
+        "cap": ObjectiveParameter(0.05, "positive"),
+        "share": ObjectiveParameter(0.5, "share"),
+    },
 }
 """Every objective and what it takes; train/objectives has the formula of each."""
-ON_SAMPLED_TOKEN = frozenset({"sampled_reverse_kl", "k2", "eopd"})
-"""Objectives whose gradient is right in the mean over tokens drawn at temperature 1 alone."""
+ON_SAMPLED_TOKEN = frozenset({
+    "sampled_reverse_kl", "k2", "eopd", "tv_advantage", "residual_advantage", "opd2", "aopd",
+    "tail_aware_sc", "scope", "tide", "opsa",
+})  # fmt: skip
+"""Objectives whose gradient is right in the mean over tokens drawn at temperature 1 alone, from the
+student as it is."""
+SELECT_THEMSELVES = frozenset({"tide", "opsa", "capped_fkl"})
+"""Objectives that say which tokens they train on: no rule selects beside them."""
 if TYPE_CHECKING:
     Objective = str
 else:
@@ -82,6 +115,9 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Dtype = Literal["float32", "bfloat16"]
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 """Asked of every problem of the public sets (the form of Qwen's own cards)."""
+
+COLUMNS = ("question", "answer", "paraphrase", "one_change")
+"""What a column of a prompt file may be named as."""
 
 FIRST_FIELDS = frozenset({
     "pair", "prompts", "selector", "selector_params", "k", "keep", "scope",
@@ -181,6 +217,15 @@ class Experiment(Settings):
     """Items of each task of the learning curve."""
     seed: CountOrZero = 0
     """Seed of prompts, sampling, random scores and ties."""
+    score_model: Literal["current", "initial"] = "current"
+    """Whose signals a rule reads of the student: the student as it is, or before training, so that
+    masks are never refreshed (a control of arXiv 2609.22109)."""
+    rollout_model: Literal["current", "initial"] = "current"
+    """Who samples the responses: the student as it is, or before training (offline, the Semi-OPD of
+    arXiv 2610.11291); not with objectives of the sampled token, whose gradient it would bias."""
+    stop_class: Literal["separate", "one"] = "separate"
+    """Stop tokens of both sides are ids like others, or one class, whose probability is their sum
+    (arXiv 2609.20511)."""
     reference: str = "student"
     """Third model, for rules that compare with one: the student before training, a local folder,
     or a hub id."""
@@ -195,7 +240,8 @@ class Experiment(Settings):
     thinking: Literal["pair", "on", "off"] = "pair"
     """Thinking mode of the chat template, in training and in evaluation; or what the pair says."""
     columns: Annotated[dict[str, str], Named] = {}
-    """Columns of a prompt file, as question=NAME,answer=NAME."""
+    """Columns of a prompt file, as question=NAME,answer=NAME; also paraphrase and one_change, the
+    question in other words and with one condition changed, for rules that read them."""
     instruction: str = INSTRUCTION
     """What follows each training problem of a prompt file; may be empty."""
     max_prompt_tokens: Count = 1024
@@ -249,6 +295,12 @@ class Experiment(Settings):
                 f"{self.objective}, which averages over sampled tokens: drawn at another "
                 "temperature than 1, they bias its gradient"
             )
+        if self.rollout_model == "initial" and self.objective in ON_SAMPLED_TOKEN:
+            raise ValueError(
+                f"rollout_model: 'initial' is not accepted with objective {self.objective}, which "
+                "averages over tokens that the student itself samples: those of the student before "
+                "training bias its gradient"
+            )
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be smaller than steps ({self.steps})"
@@ -257,8 +309,8 @@ class Experiment(Settings):
             if not self.lora and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: is for adapters; give their rank with lora, 16 say")
         for name in self.columns:
-            if name not in ("question", "answer"):
-                raise ValueError(f"columns: {name!r} is not accepted: question or answer")
+            if name not in COLUMNS:
+                raise ValueError(f"columns: {name!r} is not accepted: {', '.join(COLUMNS)}")
         if set(self.curve_tasks) & set(self.eval_tasks) and self.eval_every:
             raise ValueError(
                 f"curve_tasks: {', '.join(self.curve_tasks)} shares a task with eval_tasks; "
@@ -307,6 +359,9 @@ class Runtime(Settings):
     """Steps from one line of shadow.jsonl to the next."""
     shadow_keep: Annotated[float, Field(gt=0, le=1)] | None = None
     """Budget of the logged masks (default: the run's keep; 0.05 where the run keeps all tokens)."""
+    drift_every: CountOrZero = 0
+    """Every Nth step, score the batch by the student before training as well, and log how much of
+    the mask both share (`overlap_with_initial`); 0 turns it off."""
     token_bank: CountOrZero = 0
     """Write every Nth step's tokens to parquet in the run folder; 0 turns it off."""
     log_with: Annotated[tuple[TrackerName, ...], Several] = ()

@@ -35,6 +35,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     said = str(error).lower()
+    if isinstance(error, SystemError):  # C code that could not even say so
+        return "without exception set" in said
     return isinstance(error, RuntimeError | OSError) and any(words in said for words in NO_MEMORY)
 
 

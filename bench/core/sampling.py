@@ -20,6 +20,9 @@ class Vocabulary:
 
     size: int
     excluded_ids: tuple[int, ...] = ()
+    stop_class: tuple[int, ...] = ()
+    """Stop tokens that count as one: the first stands for all, with the sum of their probabilities.
+    Source: arXiv 2609.20511."""
 
     def cut(self, logit_NV: Tensor) -> Tensor:
         """Logits over this vocabulary, (N, size)."""
@@ -27,7 +30,19 @@ class Vocabulary:
         if self.excluded_ids:
             excluded = torch.tensor(self.excluded_ids, device=logit_NV.device)
             logit_NV = logit_NV.index_fill(-1, excluded, EXCLUDED_LOGIT)
+        if self.stop_class:
+            stops = torch.tensor(self.stop_class, device=logit_NV.device)
+            whole_N1 = logit_NV.index_select(-1, stops).logsumexp(-1, keepdim=True)
+            logit_NV = logit_NV.index_fill(-1, stops[1:], EXCLUDED_LOGIT)
+            logit_NV = logit_NV.index_copy(-1, stops[:1], whole_N1.to(logit_NV.dtype))
         return logit_NV
+
+    def standing_for(self, token_N: Tensor) -> Tensor:
+        """The ids that these tokens have here: the first stop of the class for every one of it."""
+        if not self.stop_class:
+            return token_N
+        stops = torch.tensor(self.stop_class, device=token_N.device)
+        return torch.where(torch.isin(token_N, stops), stops[0], token_N)
 
 
 def sample_tokens(

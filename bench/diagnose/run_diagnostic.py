@@ -107,7 +107,7 @@ def score_bank(
     skipped: dict[str, str] = {}
     mask_BT = bank.base.mask_BT
     for name, selector in selectors.items():
-        if selector.keep is not None:
+        if selector.keep is not None and not selector.abstains:
             skipped[name] = f"always keeps {100 * selector.keep:g} % of the tokens"
             continue
         if beyond := [need for need in selector.needs if need in EXTRA_SIGNALS]:

@@ -26,7 +26,7 @@ from bench.core.records import RunFolder, find_run
 from bench.core.stopping import StopRequest
 from bench.diagnose.context_bank import ContextBank
 from bench.diagnose.measured import DIVERGENCES
-from bench.pairs.models import content_sha256, load_model, load_pair
+from bench.pairs.models import content_sha256, load_model
 from bench.run.plan import Plan, identity_of, make_plan
 from bench.run.run_experiment import open_trainer
 from bench.selection.budget import Selection
@@ -110,7 +110,7 @@ def _trained(seed: int, bank: ContextBank, runtime: Runtime) -> Update:
 
 def _open_trainer(plan: Plan, runtime: Runtime) -> Trainer:
     plan.folder.create(plan.experiment.model_dump(mode="json"), plan.points_to)
-    return open_trainer(plan, load_pair(plan.pair, one_model=plan.is_one_model), runtime)
+    return open_trainer(plan, plan.load_pair(), runtime)
 
 
 # --- one step on the bank ------------------------------------------------------------------------
@@ -124,14 +124,15 @@ def _one_step(seed: int, bank: ContextBank, runtime: Runtime) -> Update:
 
     def student(progress: Progress, stop: StopRequest) -> Any:
         progress.start(f"one step, seed {seed}", 1)
-        trainer = open_trainer(plan, load_pair(plan.pair, one_model=plan.is_one_model), inside)
+        trainer = open_trainer(plan, plan.load_pair(), inside)
         rollout = whole(bank, trainer.accelerator.device)
         count_P = drawn_counts(seed, len(bank.prompts))
         count_B = np.repeat(count_P, bank.diagnosis.samples_per_prompt)
         weight_BT = rollout.mask_BT * torch.tensor(count_B, device=rollout.mask_BT.device)[:, None]
         selection = Selection.of_weights(weight_BT.float())
         with trainer.accelerator.autocast():
-            loss = trainer.gradient(rollout, selection, None).loss
+            context = trainer.context(rollout, 0)
+            loss = trainer.gradient(rollout, selection, None, context).loss
             trainer.update(loss)
         progress.update(1, loss=loss)
         return trainer.pair.student

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +27,22 @@ class Agreement:
     def stops_agree(self) -> bool:
         """Where they do not, the stop position leaves the mask."""
         return set(self.student_stop_ids) == set(self.teacher_stop_ids)
+
+    def with_one_stop(self) -> Self:
+        """The same, where every stop token of either side ends a response and all count as one.
+
+        Raises ConfigError where there is only one.
+        """
+        stops = tuple(sorted({*self.student_stop_ids, *self.teacher_stop_ids}))
+        excluded = set(self.vocabulary.excluded_ids)
+        shared = tuple(s for s in stops if s < self.vocabulary.size and s not in excluded)
+        if len(shared) < 2:
+            raise ConfigError(
+                f"stop_class: 'one' is not accepted: of the stop tokens {list(stops)}, both models "
+                f"have {list(shared)} alone; name more with --stop-ids, or leave it out"
+            )
+        vocabulary = replace(self.vocabulary, stop_class=shared)
+        return replace(self, vocabulary=vocabulary, student_stop_ids=stops, teacher_stop_ids=stops)
 
 
 def settle_stops(

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import provenance
-from bench.core.config import Experiment, Runtime
+from bench.core.config import SELECT_THEMSELVES, Experiment, Runtime
 from bench.core.errors import ConfigError, unknown_name
 from bench.core.files import digest8
 from bench.core.keep_schedule import keep_name
 from bench.core.records import RunFolder
 from bench.pairs.adapters import check_peft
 from bench.pairs.agreement import pair_chat
-from bench.pairs.models import content_sha256, load_tokenizer
+from bench.pairs.models import LoadedPair, content_sha256, load_pair, load_tokenizer
 from bench.pairs.pair import Pair, label_of, pair_of
 from bench.selection.grammar import is_expression
 from bench.selection.registry import Selector, get_selector
-from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
+from bench.selection.selector import REWORDED
+from bench.selection.signals import EXTRA_SIGNALS, REFERENCE_SIGNALS, SIGNAL_NAMES
 from bench.shadow.panel import Panel, make_panel
 from bench.tasks import equality
 from bench.tasks.chat import PLAIN_TEXT
@@ -27,6 +28,7 @@ from bench.tasks.prompt_file import FilePrompts, PromptFile
 from bench.tasks.prompt_sets import evaluation_sets, get_prompts
 from bench.tasks.prompts import PromptSource
 from bench.tasks.protocol import asking_of, check_tasks, task_settings
+from bench.train.batch_objectives import context_needs
 from bench.train.trackers import check_installed
 
 
@@ -50,6 +52,11 @@ class Plan:
         check_installed(runtime.log_with)
         if self.experiment.lora:
             check_peft()
+
+    def load_pair(self) -> LoadedPair:
+        """Both models, as this experiment uses them. Raises ConfigError."""
+        loaded = load_pair(self.pair, one_model=self.is_one_model)
+        return loaded.with_one_stop() if self.experiment.stop_class == "one" else loaded
 
     @property
     def is_one_model(self) -> bool:
@@ -87,10 +94,22 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     for name in runtime.log_signals:
         if name not in (*SIGNAL_NAMES, *EXTRA_SIGNALS):
             raise unknown_name("log_signals", name, (*SIGNAL_NAMES, *EXTRA_SIGNALS))
-    if selector.has_memory and (runtime.shadow or runtime.token_bank):
+    if selector.has_memory and (runtime.shadow or runtime.token_bank or runtime.drift_every):
         raise ConfigError(
-            f"shadow, token_bank: not accepted with selector {selector.name!r}, which has a memory "
-            "across steps: scoring it once more would move that memory"
+            f"shadow, token_bank, drift_every: not accepted with selector {selector.name!r}, which "
+            "has a memory across steps: scoring it once more would move that memory"
+        )
+    if experiment.score_model == "initial" and (runtime.shadow or runtime.token_bank):
+        raise ConfigError(
+            "shadow, token_bank: not accepted with score_model 'initial': their masks are those of "
+            "the student as it is, the run's own are not"
+        )
+    _check_objective(experiment, selector)
+    if selector.responses > experiment.responses_per_prompt:
+        raise ConfigError(
+            f"responses_per_prompt: {experiment.responses_per_prompt} is not accepted with "
+            f"selector {selector.name!r}, which compares the responses to a prompt: "
+            f"{selector.responses} or more"
         )
     if runtime.reuse_hidden and experiment.rollout == "vllm":
         raise ConfigError("reuse_hidden: vllm gives no hidden states, transformers does")
@@ -103,7 +122,7 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
                 f"population: {experiment.population!r} is not accepted with the expression "
                 f"{rule.reference!r}, whose words normalise over the tokens that may be kept"
             )
-    panel = make_panel(runtime.shadow, selector)
+    panel = make_panel(runtime.shadow, selector, runtime.log_signals)
     points_to = {
         "selector": selector.code_sha256(),
         **({} if refill is None else {"refill": refill.code_sha256()}),
@@ -111,16 +130,20 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
         "student": content_sha256(pair.student, pair.student_revision),
         **_data_hashes(experiment, prompts),
     }
+    read = (*selector.needs, *(() if refill is None else refill.needs))
+    read += context_needs(experiment.objective)
+    if not REWORDED.isdisjoint((*read, *runtime.log_signals)):
+        prompts.check_rewordings()
     if experiment.reference != "student":
-        if "reference_logprob_BT" not in (*selector.needs, *runtime.log_signals):
+        if REFERENCE_SIGNALS.isdisjoint((*read, *runtime.log_signals)):
             raise ConfigError(
                 f"reference: {experiment.reference!r} is not accepted with selector "
-                f"{selector.name!r}, which compares with no third model"
+                f"{selector.name!r} and objective {experiment.objective}, which compare with no "
+                "third model"
             )
         points_to["reference"] = content_sha256(experiment.reference)
     identity = {"experiment": identity_of(experiment), "points_to": points_to}
     identity |= _later_versions(experiment)
-    read = (*selector.needs, *(() if refill is None else refill.needs))
     if "reward_B" in read and isinstance(prompts, PromptFile):
         identity["verdicts"] = equality.VERSION  # of the responses during training
     name = f"{slug(experiment.selector)}-keep{slug(keep_name(experiment.keep))}"
@@ -128,6 +151,17 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     run_id = f"{name}-{digest8(identity)}"
     folder = RunFolder(runtime.runs_dir / run_id)
     return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel)
+
+
+def _check_objective(experiment: Experiment, selector: Selector) -> None:
+    """Raise ConfigError where an objective that selects for itself has a rule beside it."""
+    if experiment.objective not in SELECT_THEMSELVES:
+        return
+    if selector.kind == "weight" or selector.abstains or experiment.keep != 1:
+        raise ConfigError(
+            f"objective: {experiment.objective} selects its tokens itself and is not accepted with "
+            f"selector {selector.name!r} at keep={experiment.keep}: use --selector full"
+        )
 
 
 def _refill_of(experiment: Experiment, runtime: Runtime) -> Selector | None:

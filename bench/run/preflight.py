@@ -16,6 +16,7 @@ from bench.run.plan import Plan
 from bench.selection.registry import get_selector
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.prompts import PromptSet
+from bench.train.batch_objectives import context_needs
 
 State = Literal["pass", "warn", "fail"]
 
@@ -251,11 +252,13 @@ def check_answers(plan: Plan, prompts: PromptSet, runtime: Runtime) -> Iterator[
     report = prompts.report
     refill = plan.experiment.refill
     filled = () if refill == "own" else get_selector(refill).needs
-    needs_gold = "reward_B" in (*plan.selector.needs, *filled, *runtime.log_signals)
+    own = context_needs(plan.experiment.objective)
+    needs_gold = "reward_B" in (*plan.selector.needs, *filled, *own, *runtime.log_signals)
     said = f"{report.unanswered:,} of {report.kept:,} problems have no gold answer"
     if report.unanswered and needs_gold:
         yield Check(
-            "gold answers", "fail", f"{said}, and {plan.selector.name!r} or the log reads reward_B",
+            "gold answers", "fail",
+            f"{said}, and {plan.selector.name!r}, the objective or the log reads reward_B",
             "name the column with --columns answer=NAME, or leave those rows out",
         )  # fmt: skip
     elif report.unanswered:

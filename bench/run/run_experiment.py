@@ -14,7 +14,7 @@ from bench.core.records import RunRecord
 from bench.core.result_rows import append_row, check_rows
 from bench.core.stats import paired_difference
 from bench.core.stopping import StopRequest
-from bench.pairs.models import LoadedPair, commit_of, load_pair
+from bench.pairs.models import LoadedPair, commit_of
 from bench.run.evaluations import Baseline, Evaluations, Results
 from bench.run.plan import Plan, make_plan
 from bench.run.preflight import preflight, refuse_failures
@@ -80,7 +80,7 @@ def _run(
     on_curve: OnCurve | None,
 ) -> None:
     experiment, folder = plan.experiment, plan.folder
-    loaded = load_pair(plan.pair, one_model=plan.is_one_model)
+    loaded = plan.load_pair()
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
     trainer = open_trainer(plan, loaded, runtime)
     processes = trainer.processes

@@ -20,7 +20,7 @@ Scores = Sequence[Tensor]
 Takes = Literal["rules", "weighted", "share", "two", "one"]
 
 NORMS = (*UNIT_NORMS, "none")
-WITHIN = ("batch", "response")
+WITHIN = ("batch", "response", "decile")
 
 
 @dataclass(frozen=True)
@@ -125,19 +125,54 @@ def gate(signals: TokenSignals, scores: Scores, at: float) -> Tensor:
 
 
 def shuffled(signals: TokenSignals, scores: Scores, within: str) -> Tensor:
-    """x with its values dealt out anew at random among the sampled tokens."""
+    """x with its values dealt out anew at random among the sampled tokens.
+
+    within   "batch": among all of them; "response": among those of each response; "decile": among
+             those of the batch in one tenth of their responses.
+    """
     (x_BT,) = scores
-    mask_BT, dealt_BT = signals.mask_BT, torch.zeros_like(x_BT)
-    if within == "batch":
-        order_N = signals.uniform_BT[mask_BT].argsort(stable=True)
-        dealt_N = torch.empty_like(x_BT[mask_BT])
-        dealt_N[order_N] = x_BT[mask_BT].sort().values
-        dealt_BT[mask_BT] = dealt_N
-        return dealt_BT
-    # Off the mask sorts last in both, so that the first n places of a row are its own n values.
-    order_BT = signals.uniform_BT.masked_fill(~mask_BT, torch.inf).argsort(dim=1, stable=True)
-    value_BT = x_BT.masked_fill(~mask_BT, torch.inf).sort(dim=1).values
-    return dealt_BT.scatter(1, order_BT, value_BT).masked_fill(~mask_BT, 0)
+    mask_BT = signals.mask_BT
+    x_N, group_N = x_BT[mask_BT], _groups(signals, within)[mask_BT]
+    by_chance_N, by_value_N = signals.uniform_BT[mask_BT].argsort(stable=True), x_N.argsort()
+    by_chance_N = by_chance_N[group_N[by_chance_N].argsort(stable=True)]
+    by_value_N = by_value_N[group_N[by_value_N].argsort(stable=True)]
+    dealt_N = torch.empty_like(x_N)
+    dealt_N[by_chance_N] = x_N[by_value_N]
+    return torch.zeros_like(x_BT).masked_scatter(mask_BT, dealt_N)
+
+
+def _groups(signals: TokenSignals, within: str) -> Tensor:
+    """int64 (B, T): tokens with one number are dealt out, or counted, together."""
+    mask_BT = signals.mask_BT
+    match within:
+        case "response":
+            return torch.arange(mask_BT.shape[0], device=mask_BT.device)[:, None].expand_as(mask_BT)
+        case "decile":
+            return (10 * signals.place_in_response()).long().clamp(max=9)
+    return torch.zeros_like(mask_BT, dtype=torch.int64)
+
+
+def matched(signals: TokenSignals, scores: Scores, within: str) -> Tensor:
+    """u for as many random tokens as x may keep, never elsewhere.
+
+    The budget then takes as many of them as it takes of x. `within` "response" (for budgets per
+    response) or "decile" matches the number in each.
+    """
+    (x_BT,) = scores
+    mask_BT = signals.mask_BT
+    group_N, keeps_N = _groups(signals, within)[mask_BT], may_keep(x_BT, mask_BT)[mask_BT]
+    uniform_N = signals.uniform_BT[mask_BT]
+    order_N = uniform_N.argsort(descending=True, stable=True)
+    order_N = order_N[group_N[order_N].argsort(stable=True)]
+    count_G, size_G = (
+        torch.bincount(group_N, weights=weights) for weights in (keeps_N.double(), None)
+    )
+    first_G = size_G.cumsum(0) - size_G
+    place_N = torch.empty_like(group_N)
+    place_N[order_N] = torch.arange(len(group_N), device=group_N.device)
+    is_kept_N = place_N - first_G[group_N] < count_G[group_N]
+    never_BT = torch.full_like(signals.uniform_BT, -torch.inf)
+    return never_BT.masked_scatter(mask_BT, uniform_N.masked_fill(~is_kept_N, -torch.inf))
 
 
 def reverse(signals: TokenSignals, scores: Scores) -> Tensor:
@@ -172,7 +207,7 @@ def _combination(name: str, form: str, takes: Takes, function, **keywords) -> Co
     return Combination(
         name, form, takes, function, keywords,
         {key: values for key, values in accepts.items() if key in keywords},
-        abstains=function is gate,
+        abstains=function in (gate, matched),
     )  # fmt: skip
 
 
@@ -189,6 +224,7 @@ COMBINATIONS: dict[str, Combination] = {
         _combination("shuffled", "shuffled(a)", "one", shuffled, within="batch"),
         _combination("reversed", "reversed(a)", "one", reverse),
         _combination("bottom", "bottom(a)", "one", bottom),
+        _combination("matched", "matched(a)", "one", matched, within="batch"),
     )
 }
 """The words that stand for a combination of rules, in the order in which they are listed."""

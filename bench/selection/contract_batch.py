@@ -15,6 +15,10 @@ HOLE = (0, 7)
 VOCABULARY = 20
 K = 6
 SEED, STEP = 2, 5
+JSDS = (
+    "one_change_jsd_BT", "paraphrase_jsd_BT", "teacher_one_change_jsd_BT",
+    "teacher_paraphrase_jsd_BT",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Batch:
     teacher_logits_BTV: Tensor
     reference_logits_BTV: Tensor
     counterfactual_logits_BTV: Tensor
+    one_change_logits_BTV: Tensor
+    negative_logits_BTV: Tensor
+    jsd_BT4: Tensor
+    """The four of two wordings each, in the order of JSDS."""
+    stop_BT: Tensor
     gain_BT: Tensor
     reward_B: Tensor
     group_B: Tensor
@@ -47,6 +56,13 @@ class Batch:
             extra={
                 "reference_logprob_BT": _picked(self.reference_logits_BTV, token_BT1),
                 "counterfactual_logprob_BT": _picked(self.counterfactual_logits_BTV, token_BT1),
+                "one_change_logprob_BT": _picked(self.one_change_logits_BTV, token_BT1),
+                "negative_logprob_BT": _picked(self.negative_logits_BTV, token_BT1),
+                "reference_logprob_on_student_topk_BTK": _on_top(
+                    self.reference_logits_BTV, self.student_logits_BTV, self.mask_BT
+                ),
+                **dict(zip(JSDS, self.jsd_BT4.unbind(-1), strict=True)),
+                "stop_BT": self.stop_BT,
                 "gain_BT": self.gain_BT,
                 "reward_B": self.reward_B,
                 "group_B": self.group_B,
@@ -83,6 +99,14 @@ def _picked(logits_BTV: Tensor, token_BT1: Tensor) -> Tensor:
     return log_softmax(logits_BTV).gather(-1, token_BT1)[..., 0]
 
 
+def _on_top(logits_BTV: Tensor, of_BTV: Tensor, mask_BT: Tensor) -> Tensor:
+    """Log-probabilities at the K best ids of other logits, as the engine finds those."""
+    best_NK = log_softmax(of_BTV[mask_BT]).topk(K, -1).indices
+    found_BTK = torch.full((*mask_BT.shape, K), torch.nan)
+    found_BTK[mask_BT] = log_softmax(logits_BTV[mask_BT]).gather(-1, best_NK)
+    return found_BTK
+
+
 def make_batch(seed: int = 8, scale: float = 4.0) -> Batch:
     """Normal logits of the given standard deviation; the teacher's are half the student's own."""
     generator = torch.Generator().manual_seed(seed)
@@ -99,12 +123,20 @@ def make_batch(seed: int = 8, scale: float = 4.0) -> Batch:
     student[~mask] = 1e4 * torch.randn(int((~mask).sum()), VOCABULARY, generator=generator)
     teacher[~mask] = torch.nan
     gain = torch.randn(shape, generator=generator).masked_fill(~mask, torch.nan)
+    one_change, negative = (0.5 * student + normal() for _ in range(2))
+    jsd = torch.rand(*shape, 4, generator=generator).masked_fill(~mask[..., None], torch.nan)
     rows = range(shape[0])
+    last = torch.tensor(LENGTHS)[:, None] - 1
+    stop = (torch.arange(shape[1])[None] == last) & (torch.arange(shape[0])[:, None] % 4 != 1)
     return Batch(
         student,
         teacher,
         reference,
         counterfactual,
+        one_change,
+        negative,
+        jsd,
+        stop.float(),
         gain,
         reward_B=torch.tensor([float(row % 3 != 0) for row in rows]),
         group_B=torch.tensor([row // 4 for row in rows]),

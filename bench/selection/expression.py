@@ -10,6 +10,13 @@ from bench.selection.grammar import Call, Literal, Node, fail_at
 from bench.selection.selector import Selector, source_of
 
 Find = Callable[[str], Selector]
+CONTROLS_OF_SCORES = {
+    "bottom": "they are not negative; reversed(...) turns them over",
+    "matched": "they keep every token; shuffled(...) deals them out anew",
+}
+"""Controls that take no weights, and why."""
+CONTROLS = ("shuffled", "reversed", *CONTROLS_OF_SCORES)
+"""Words that leave a rule what it is: its kind, its budget."""
 
 
 def build(node: Call, text: str, find: Find, params: Mapping[str, Any]) -> Selector:
@@ -62,11 +69,10 @@ def _combination(
     parts = tuple(build(rule, text, find, {}) for rule in rules)
     keywords = _keywords(node, found, text, params)
     weights = {"weights": tuple(n.value for n in numbers)} if numbers else {}
-    is_control = found.takes == "one" and found.name in ("shuffled", "reversed", "bottom")
+    is_control = found.name in CONTROLS
     kind = parts[0].kind if is_control else "score"
-    if kind == "weight" and found.name == "bottom":
-        fail_at(text, node.at, f"{parts[0].name} gives weights, which are not negative; "
-                               "reversed(...) turns them over")  # fmt: skip
+    if kind == "weight" and found.name in CONTROLS_OF_SCORES:
+        fail_at(text, node.at, f"{parts[0].name} gives weights: {CONTROLS_OF_SCORES[found.name]}")
 
     def combine(signals):
         scores = [part(signals) for part in parts]
@@ -83,6 +89,7 @@ def _combination(
         reads_sampled_token=any(part.reads_sampled_token for part in parts),
         keep=parts[0].keep if is_control else None,
         sets_keep=is_control and parts[0].sets_keep,
+        responses=max(part.responses for part in parts),
         parts=parts,
         code=source_of(found.function),
         reference=spelling,

@@ -89,6 +89,10 @@ class Chunk:
         root_NV = (0.5 * self.student_logprob_NV).exp() - (0.5 * self.teacher_logprob_NV).exp()
         return (0.5 * root_NV.square().sum(-1)).sqrt()
 
+    def entropy_slope_N(self) -> Tensor:
+        entropy_N1 = -_dot(self.student_NV, self.student_logprob_NV)[:, None]
+        return _dot(self.student_NV.square(), self.student_logprob_NV + entropy_N1)
+
 
 def _dot(x_NV: Tensor, y_NV: Tensor) -> Tensor:
     return torch.linalg.vecdot(x_NV, y_NV)
@@ -114,6 +118,8 @@ FORMULAS: dict[str, Callable[[Chunk], Tensor]] = {
     ),
     "teacher_mass_on_student_topk_BT": lambda c: c.teacher_logprob_on_student_topk_NK.exp().sum(-1),
     "student_mass_on_student_topk_BT": lambda c: c.student_topk[0].exp().sum(-1),
+    "student_entropy_slope_BT": Chunk.entropy_slope_N,
+    "mean_probability_gap_BT": lambda c: _dot(c.student_NV, c.teacher_NV - c.student_NV),
 }
 """signal -> its value at each of N positions."""
 
@@ -153,7 +159,7 @@ def signals_from_logits(
     token_BT     int64 (B, T).  mask_BT: bool (B, T), True where the student sampled the token.
     k            size of the top-K sets.
     row_key_B    one key per response; the row number when not given.
-    extra        any of EXTRA_SIGNALS, (B, T) or (B,), for the rules that need them.
+    extra        any of EXTRA_SIGNALS, (B, T), (B, T, K) or (B,), for the rules that need them.
 
     Raises ValueError for shapes or dtypes that do not fit.
     """
@@ -176,8 +182,11 @@ def signals_from_logits(
     for name, value in (extra or {}).items():
         if name not in EXTRA_SIGNALS:
             raise ValueError(f"extra: {name!r} is not one of {', '.join(EXTRA_SIGNALS)}")
-        expected = mask_BT.shape[: 1 if name.endswith("_B") else 2]
+        rows, positions = mask_BT.shape
+        expected = (rows,) if name.endswith("_B") else (rows, positions)
+        if name.endswith("_BTK"):
+            expected = (rows, positions, k)
         if value.shape != expected:
-            raise ValueError(f"extra: {name} {tuple(value.shape)} is not {tuple(expected)}")
+            raise ValueError(f"extra: {name} {tuple(value.shape)} is not {expected}")
         values[name] = value if name.endswith("_B") else value[mask_BT]
     return with_signals(base, values)

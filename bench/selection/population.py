@@ -4,6 +4,8 @@ Only tokens under the mask count; values off the mask come back as 0. Imports no
 """
 
 from collections.abc import Callable
+from fractions import Fraction
+from math import ceil, floor
 
 import torch
 from torch import Tensor
@@ -78,6 +80,41 @@ def average_ranks(value_RN: Tensor) -> Tensor:
     end_RN = torch.where(last_RN, place_1N, value_RN.shape[1]).flip(1).cummin(1).values.flip(1)
     rank_RN = torch.empty(value_RN.shape, dtype=torch.float64, device=value_RN.device)
     return rank_RN.scatter_(1, order_RN, (first_RN + end_RN).double() / 2)
+
+
+def quantile_of_each(x_BT: Tensor, mask_BT: Tensor, probability: float) -> Tensor:
+    """A quantile over each row's tokens under the mask, (B, 1), linear interpolation; else NaN."""
+    found = [quantiles(x_T, mask_T, probability) for x_T, mask_T in zip(x_BT, mask_BT, strict=True)]
+    return x_BT.new_tensor(found).view(-1, 1)
+
+
+ROUNDINGS: dict[str, Callable[[Fraction], int]] = {"up": ceil, "down": floor, "nearest": round}
+"""How a share of a response's tokens becomes a whole number."""
+
+
+def best_of_each(
+    x_BT: Tensor, mask_BT: Tensor, tie_BT: Tensor, share: float, rounding: str, least: int
+) -> Tensor:
+    """bool: of each row, the highest x, as many as `share` of those above -inf, counted exactly.
+
+    Equal scores are ordered by `tie_BT`, lowest first.
+    """
+    x_BT = x_BT.masked_fill(~mask_BT, -torch.inf)
+    exact, whole = Fraction(str(share)), ROUNDINGS[rounding]
+    eligible_B = (x_BT > -torch.inf).sum(1).tolist()
+    counts = [min(n, max(least, whole(exact * n))) for n in eligible_B]
+    count_B1 = torch.tensor(counts, device=x_BT.device).view(-1, 1)
+    by_tie_BT = tie_BT.argsort(dim=1, stable=True)
+    by_score_BT = x_BT.gather(1, by_tie_BT).argsort(dim=1, descending=True, stable=True)
+    order_BT = by_tie_BT.gather(1, by_score_BT)
+    place_BT = torch.arange(x_BT.shape[1], device=x_BT.device).expand_as(order_BT)
+    return torch.zeros_like(mask_BT).scatter(1, order_BT, place_BT < count_B1) & mask_BT
+
+
+def place_in_response(mask_BT: Tensor) -> Tensor:
+    """(r + ½)/n of the r-th (from 0) of a row's n tokens under the mask; float32, 0 off it."""
+    rank_BT = mask_BT.cumsum(1) - 0.5
+    return (rank_BT / mask_BT.sum(1, keepdim=True).clamp(min=1)).masked_fill(~mask_BT, 0)
 
 
 def rank_from_best(x_BT: Tensor, mask_BT: Tensor, tie_BT: Tensor) -> Tensor:

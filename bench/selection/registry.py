@@ -49,6 +49,7 @@ def selector(
     choices: Choices | None = None,
     state: Any = None,
     sets_keep: bool = False,
+    responses: int = 1,
 ) -> Callable[[Rule], Rule]:
     """File a function from TokenSignals to score_BT under `name`.
 
@@ -65,6 +66,7 @@ def selector(
     state          what its memory holds before the first step, plain values and tensors. Such a
                    rule is `rule(signals, state, ...) -> (score_BT, state)`.
     sets_keep      the rule puts the budget of the step in its state, under "keep".
+    responses      how many responses to a prompt it compares: a run with fewer is refused.
 
     Raises SelectorError when the name is taken by another function, or a need is no signal.
     """
@@ -90,7 +92,7 @@ def selector(
             )
         found = Selector(
             name, rule, tuple(needs), kind, abstains, reads_sampled_token, keep,
-            choices or {}, state, sets_keep,
+            choices or {}, state, sets_keep, responses,
         )  # fmt: skip
         _filing[name] = found
         rule.__dict__["selector"] = found

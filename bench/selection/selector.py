@@ -23,7 +23,17 @@ Choices = Mapping[str, Mapping[str, tuple[str, ...]]]
 COST_CLASSES = ("no teacher", "sampled log-probs", "top-K", "full vocabulary", "extra pass")
 """What a rule asks of the teacher and beyond, from cheap to dear."""
 
-EXTRA_PASSES = frozenset({"reference_logprob_BT", "counterfactual_logprob_BT", "gain_BT"})
+EXTRA_PASSES = frozenset({
+    "reference_logprob_BT", "reference_logprob_on_student_topk_BTK", "counterfactual_logprob_BT",
+    "one_change_logprob_BT", "one_change_jsd_BT", "paraphrase_jsd_BT", "teacher_one_change_jsd_BT",
+    "teacher_paraphrase_jsd_BT", "negative_logprob_BT", "gain_BT",
+})  # fmt: skip
+"""Signals that take another pass of a model over the responses."""
+REWORDED = frozenset({
+    "one_change_logprob_BT", "one_change_jsd_BT", "paraphrase_jsd_BT", "teacher_one_change_jsd_BT",
+    "teacher_paraphrase_jsd_BT",
+})  # fmt: skip
+"""Signals that take other wordings of each prompt, which its set must have."""
 
 
 class SelectorError(ConfigError):
@@ -55,6 +65,8 @@ class Selector:
     """What the rule's memory holds before the first step; None for a rule without one."""
     sets_keep: bool = False
     """The rule puts the step's budget in its memory, under "keep"."""
+    responses: int = 1
+    """Responses to a prompt that the rule compares, at least."""
     own_norm: str | None = None
     """The normalisation inside the rule, where `norm` may replace it."""
     parts: tuple["Selector", ...] = ()
@@ -201,7 +213,7 @@ class Selector:
 
         classes = [0]
         for need in self.needs:
-            if need in ("reward_B", "group_B"):
+            if need in ("reward_B", "group_B", "stop_BT"):
                 continue
             if need in EXTRA_PASSES:
                 classes.append(4)

@@ -72,11 +72,32 @@ class TokenSignals:
     """C = Σ_S q over the full softmax, in [0, 1] up to rounding."""
     student_mass_on_student_topk_BT: Tensor = _ABSENT
     """P_S = Σ_S p, in [0, 1] up to rounding."""
+    student_entropy_slope_BT: Tensor = _ABSENT
+    """Σ p² (log p + H(p)): how the mean step at a token of p moves the student's entropy."""
+    mean_probability_gap_BT: Tensor = _ABSENT
+    """Σ p (q - p)."""
 
     reference_logprob_BT: Tensor = _ABSENT
     """log q_ref(y) under a third model: `Experiment.reference`."""
+    reference_logprob_on_student_topk_BTK: Tensor = _ABSENT
+    """log q_ref on S."""
     counterfactual_logprob_BT: Tensor = _ABSENT
     """log p(y) of the student when every number in the prompt is another one."""
+    one_change_logprob_BT: Tensor = _ABSENT
+    """log p(y) of the student when one number of the prompt is another one (CROP's P^c)."""
+    one_change_jsd_BT: Tensor = _ABSENT
+    """JSD_64 of the student under the prompt and under the prompt with one number changed: over
+    both top-64 lists and one residual bucket, nats. Source: arXiv 2608.13387."""
+    paraphrase_jsd_BT: Tensor = _ABSENT
+    """JSD_64 of the student under the prompt and under a paraphrase of it."""
+    teacher_one_change_jsd_BT: Tensor = _ABSENT
+    """`one_change_jsd_BT` of the teacher."""
+    teacher_paraphrase_jsd_BT: Tensor = _ABSENT
+    """`paraphrase_jsd_BT` of the teacher."""
+    negative_logprob_BT: Tensor = _ABSENT
+    """log q(y) of the teacher after another prompt of the batch."""
+    stop_BT: Tensor = _ABSENT
+    """float32: 1 where the token is a stop token, else 0."""
     gain_BT: Tensor = _ABSENT
     """KL(q‖p) before minus after one full-token update that is undone again."""
     reward_B: Tensor = _ABSENT
@@ -107,6 +128,25 @@ class TokenSignals:
     def quantile(self, x_BT: Tensor, probability: float) -> float:
         """A quantile over the sampled tokens, linear interpolation."""
         return population.quantiles(x_BT, self.mask_BT, probability)[0]
+
+    def clipped_above(self, x_BT: Tensor, probability: float) -> Tensor:
+        """x, or its quantile over the sampled tokens where it is higher."""
+        return x_BT.clamp(max=self.quantile(x_BT, probability))
+
+    def quantile_of_each(self, x_BT: Tensor, probability: float) -> Tensor:
+        """A quantile over each response's sampled tokens, (B, 1); NaN for one without any."""
+        return population.quantile_of_each(x_BT, self.mask_BT, probability)
+
+    def best_of_each(self, x_BT: Tensor, share: float, rounding: str, least: int = 0) -> Tensor:
+        """bool: the highest x of each response, `share` of the tokens that x does not exclude by
+        -inf, rounded "up", "down" or to the "nearest" whole number (half to even), exactly, and at
+        least `least`; ties by the keyed uniform number.
+        """
+        return population.best_of_each(x_BT, self.mask_BT, self.uniform_BT, share, rounding, least)
+
+    def place_in_response(self) -> Tensor:
+        """(r + ½)/n: the place of each sampled token in its response, in (0, 1)."""
+        return population.place_in_response(self.mask_BT)
 
     def normalised(self, x_BT: Tensor, norm: str) -> Tensor:
         """x in [0, 1] by the named normalisation: one of population.UNIT_NORMS."""
@@ -174,12 +214,23 @@ BASE_SIGNALS: tuple[str, ...] = ("mask_BT", "token_BT", "position_BT", "length_B
 
 EXTRA_SIGNALS: tuple[str, ...] = (
     "reference_logprob_BT",
+    "reference_logprob_on_student_topk_BTK",
     "counterfactual_logprob_BT",
+    "one_change_logprob_BT",
+    "one_change_jsd_BT",
+    "paraphrase_jsd_BT",
+    "teacher_one_change_jsd_BT",
+    "teacher_paraphrase_jsd_BT",
+    "negative_logprob_BT",
+    "stop_BT",
     "gain_BT",
     "reward_B",
     "group_B",
 )
 """Signals of other passes and of the answers, which the engine gives only when a rule asks."""
+
+REFERENCE_SIGNALS = frozenset(name for name in EXTRA_SIGNALS if name.startswith("reference_"))
+"""Those of a third model."""
 
 SIGNAL_NAMES: tuple[str, ...] = tuple(
     field.name
@@ -195,6 +246,7 @@ STUDENT_ONLY = frozenset(name for name in SIGNAL_NAMES if "teacher" not in name)
     "jsd_BT",
     "hellinger_BT",
     "total_variation_BT",
+    "mean_probability_gap_BT",
 }
 """Signals that cost no pass of the teacher."""
 

@@ -4,7 +4,7 @@ Nothing here trains. N are the tokens under the mask in row-major order, R the p
 run's own rule is the first of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from bench.selection.population import average_ranks, percentile_rank
 from bench.selection.registry import Selector, SelectorError, get_selector, selector_names
 from bench.selection.signals import SIGNAL_NAMES, TokenSignals
 from bench.shadow.token_classes import TOKEN_CLASSES
+from bench.train.extra_signals import FREE
 
 BINS = 10
 """Bins of the position in a response and of the student's entropy."""
@@ -46,8 +47,10 @@ class Panel:
         return tuple(dict.fromkeys(name for m in self.members for name in m.rule.needs))
 
 
-def make_panel(names: Sequence[str], own: Selector) -> Panel:
+def make_panel(names: Sequence[str], own: Selector, logged: Sequence[str] = ()) -> Panel:
     """`own` and the named rules; `all` stands for every registered one.
+
+    logged   signals that the run computes for its log, besides its own rule's.
 
     Raises ConfigError for an unknown name. A rule that keeps every token, and one that needs what a
     run does not compute, is skipped with the reason.
@@ -63,7 +66,7 @@ def make_panel(names: Sequence[str], own: Selector) -> Panel:
             skipped[name] = str(error)
             continue
         label = _label(rule)
-        reason = _reason_to_skip(rule, own)
+        reason = _reason_to_skip(rule, {*own.needs, *logged, *FREE})
         if (label, rule.rule) == (_label(own), own.rule):
             continue
         if reason:
@@ -75,13 +78,16 @@ def make_panel(names: Sequence[str], own: Selector) -> Panel:
     return Panel(tuple(members), skipped)
 
 
-def _reason_to_skip(rule: Selector, own: Selector) -> str:
-    if rule.keep == 1:
+def _reason_to_skip(rule: Selector, computed: Collection[str]) -> str:
+    if rule.keep == 1 and not rule.abstains:
         return "keeps every token"
     if rule.has_memory:
         return "has a memory across steps, which a panel does not keep"
-    absent = [n for n in rule.needs if n not in SIGNAL_NAMES and n not in own.needs]
-    return f"needs {', '.join(absent)}, which this run does not compute" if absent else ""
+    absent = [n for n in rule.needs if n not in SIGNAL_NAMES and n not in computed]
+    if not absent:
+        return ""
+    named = ",".join(absent)
+    return f"needs {named}, which this run does not compute without --log-signals {named}"
 
 
 def _label(rule: Selector) -> str:
@@ -132,7 +138,11 @@ def choose(panel: Panel, signals: TokenSignals, spend: Spend) -> Choices:
     dtype = torch.float64 if wide else torch.float32
     score_RN = torch.stack([score_N.to(dtype) for score_N in score_of.values()])
     spent = select_each(score_RN, signals.mask_BT, **vars(spend))
-    return Choices(tuple(score_of), score_RN, spent.selected_RN, spent.tied_R, skipped)
+    selected_RN, tied_R = spent.selected_RN, spent.tied_R
+    for place, member in enumerate(m for m in panel.members if m.label in score_of):
+        if member.rule.keep == 1 and member.rule.abstains:  # its budget is its own
+            selected_RN[place], tied_R[place] = score_RN[place] > -torch.inf, 0
+    return Choices(tuple(score_of), score_RN, selected_RN, tied_R, skipped)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from bench.selection.signals import SIGNAL_NAMES, TokenSignals, with_signals
 from bench.shadow.panel import Panel, Spend, choose, compare, group_tokens
 from bench.shadow.token_bank import BankedStep, write_step
 from bench.shadow.token_classes import vocabulary_classes, vocabulary_texts
+from bench.train.extra_signals import FREE
 from bench.train.hidden_states import PassSettings, chunks, hidden_states
 from bench.train.logit_gradients import logit_gradient_norm, measured_objective
 from bench.train.metrics import StepTaken
@@ -93,17 +94,19 @@ class Shadow:
         processes, rollout = setup.processes, taken.rollout
         scored, outputs = taken.scored, taken.outputs
         lacking = [name for name in self.needs(taken.step) if getattr(taken.signals, name) is None]
+        told = {name: FREE[name](rollout) for name in lacking if name in FREE}
         student_ND, teacher_ND = scored.student_hidden_ND, scored.teacher_hidden_ND
         found = observe_rollout(
             setup.student, setup.teacher, rollout.rows(processes.rows(len(rollout.row_key_B))),
-            setup.pair.vocabulary, lacking, self.experiment.k, setup.passes,
+            setup.pair.vocabulary, [name for name in lacking if name not in FREE],
+            self.experiment.k, setup.passes,
             objective=self.experiment.objective,
             objective_params=self.experiment.objective_params,
             student_hidden_ND=outputs.student_hidden_ND if student_ND is None else student_ND,
             teacher_hidden_ND=outputs.teacher_hidden_ND if teacher_ND is None else teacher_ND,
             processes=processes,
         )  # fmt: skip
-        found = {name: processes.join(value) for name, value in found.items()}
+        found = told | {name: processes.join(value) for name, value in found.items()}
         selection = taken.selection
         processes.lead(
             lambda: self.record(

@@ -39,6 +39,10 @@ class MathProblem:
     answer: str
     absolute: float | None = None
     """Absolute tolerance between numbers, where the set states one."""
+    paraphrase: str | None = None
+    """The question in other words, where a prompt file has a column of them."""
+    one_change: str | None = None
+    """The question with one condition changed, likewise."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from bench.tasks.maths_sets import (
 from bench.tasks.prompts import Prompt
 from bench.tasks.row_fields import GOLD_COLUMNS, QUESTION_COLUMNS, field, gold_answer
 
+REWORDINGS = ("paraphrase", "one_change")
+"""Columns of a prompt file that rules of other wordings read."""
+
 
 @dataclass(frozen=True)
 class PromptReport:
@@ -109,6 +112,15 @@ class PromptFile:
         if self.path is None:
             raise ConfigError(missing(self.name))
 
+    def check_rewordings(self) -> None:
+        missed = [name for name in REWORDINGS if name not in dict(self.columns)]
+        if missed:
+            raise ConfigError(
+                f"columns: {self.name!r} needs a column with each {' and each '.join(missed)} of "
+                "its questions for this selector: --columns "
+                f"{','.join(f'{name}=NAME' for name in REWORDINGS)} (arithmetic writes both)"
+            )
+
     def prepare(self, tokenizer: Any, chat: Chat) -> FilePrompts:
         """Unique, uncontaminated, short enough, through the chat template.
 
@@ -123,11 +135,20 @@ class PromptFile:
         texts = [chat.text(tokenizer, message_of(p.question, self.instruction)) for p in clean]
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         lengths = [len(tokens) for tokens in ids]
+
+        def told(question: str | None) -> str | None:
+            if question is None:
+                return None
+            return chat.text(tokenizer, message_of(question, self.instruction))
+
         prompts = tuple(
-            Prompt(problem.id, text, problem.answer, "train")
+            Prompt(
+                problem.id, text, problem.answer, "train", told(problem.paraphrase),
+                told(problem.one_change),
+            )
             for problem, text, length in zip(clean, texts, lengths, strict=True)
             if length <= self.max_prompt_tokens
-        )
+        )  # fmt: skip
         report = PromptReport(
             source=self.name,
             rows=len(rows),
@@ -172,8 +193,27 @@ class PromptFile:
                     f"{', '.join(map(str, row))}; name others with --columns "
                     "question=NAME,answer=NAME"
                 ) from None
-            found.append(MathProblem(problem_id("prompt", question), question, answer))
+            paraphrase, one_change = (
+                self._reworded(row, number, columns.get(name)) for name in REWORDINGS
+            )
+            found.append(
+                MathProblem(
+                    problem_id("prompt", question), question, answer,
+                    paraphrase=paraphrase, one_change=one_change,
+                )
+            )  # fmt: skip
         return found
+
+    def _reworded(self, row: Mapping[str, Any], number: int, column: str | None) -> str | None:
+        if column is None:
+            return None
+        text = field(row, column)
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(
+                f"prompts: {self.path}: row {number}: no text in column {column!r}; it has "
+                f"{', '.join(map(str, row))}"
+            )
+        return text
 
 
 def _has(row: Mapping[str, Any], path: str) -> bool:

@@ -8,6 +8,7 @@ from bench.core.errors import BenchError
 from bench.core.randomness import hash64
 from bench.tasks.arithmetic import Split, extract_answer, make_problem, prompt_text
 from bench.tasks.chat import Chat
+from bench.tasks.rewordings import one_change, paraphrase
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Prompt:
     text: str
     answer: str
     split: str
+    paraphrase: str | None = None
+    """The same problem in other words, as text that a model is fed; None where its set has none."""
+    one_change: str | None = None
+    """The same words with one condition changed."""
 
 
 class PromptSet(Protocol):
@@ -43,6 +48,10 @@ class PromptSource(Protocol):
         """Raise ConfigError where the file is not here."""
         ...
 
+    def check_rewordings(self) -> None:
+        """Raise ConfigError where prompts have no paraphrase and no changed condition."""
+        ...
+
     def prepare(self, tokenizer: Any, chat: Chat) -> PromptSet:
         """The prompts that this tokenizer is fed. Raises ConfigError where data is missing."""
         ...
@@ -56,7 +65,12 @@ class Arithmetic:
 
     def draw(self, step: int, count: int, seed: int) -> list[Prompt]:
         problems = [make_problem(self.split, step * count + i, seed) for i in range(count)]
-        return [Prompt(p.id, prompt_text(p), p.answer, p.split) for p in problems]
+        return [
+            Prompt(
+                p.id, prompt_text(p), p.answer, p.split, paraphrase(p) + "\n", one_change(p) + "\n"
+            )
+            for p in problems
+        ]
 
     def sha256(self) -> None:
         return None
@@ -65,6 +79,9 @@ class Arithmetic:
         return extract_answer(response) == prompt.answer
 
     def check(self) -> None:
+        pass
+
+    def check_rewordings(self) -> None:
         pass
 
     def prepare(self, tokenizer: Any, chat: Chat) -> "Arithmetic":

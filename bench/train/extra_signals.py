@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bench.core.errors import BenchError
 from bench.core.processes import ALONE, Processes, reshard
 from bench.pairs.models import LoadedPair
 from bench.tasks.prompts import Prompt, counterfactual
 from bench.train.hidden_states import PassSettings
 from bench.train.metrics import Totals
+from bench.train.other_prompts import after, logprob_on_topk, negatives, prompt_jsd
 from bench.train.rollout import Rollout
 from bench.train.scoring import sampled_logprob
 from bench.train.setup import Setup
@@ -31,29 +33,73 @@ class ExtraSources:
     """KL(q‖p) of every sampled token of the batch as the student is now, (N,)."""
     update_on_all: Callable[[], None]
     """One update of the student on every token of the batch."""
+    scorer: torch.nn.Module
+    """The student whose signals the rule reads: as it is now, or before training."""
+    k: int
+    """Size of the top-K sets."""
+    student_hidden_ND: Tensor | None
+    """The scorer's hidden states of this process's rows, where they are known."""
+    teacher_hidden_ND: Tensor | None
+    """Likewise the teacher's."""
     totals: Totals
     """What the run has counted, which an update that is undone must not change."""
 
 
 def extra_signal(name: str, sources: ExtraSources, setup: Setup) -> Tensor:
-    """One of EXTRA_SIGNALS: (B,), or (N,) over the sampled tokens of the batch."""
+    """One of EXTRA_SIGNALS: (B,), or (N,) or (N, K) over the sampled tokens of the batch."""
     match name:
-        case "reference_logprob_BT":
-            assert setup.reference is not None
-            vocabulary = setup.pair.vocabulary
-            found_N = sampled_logprob(setup.reference, sources.own, vocabulary, setup.passes)
-            return setup.processes.join(found_N)
-        case "counterfactual_logprob_BT":
-            found_N = counterfactual_logprob(
-                setup.student, sources.own, sources.prompts, setup.pair, setup.passes,
-                setup.processes,
-            )  # fmt: skip
-            return setup.processes.join(found_N)
         case "reward_B":
             return reward_B(sources.rollout, sources.prompts, sources.is_correct, setup.pair)
-        case "group_B":
-            return group_B(sources.rollout)
-    return gain(sources, setup)
+        case "gain_BT":
+            return gain(sources, setup)
+    if name in FREE:
+        return FREE[name](sources.rollout)
+    with torch.no_grad():
+        return setup.processes.join(_own_signal(name, sources, setup))
+
+
+def _own_signal(name: str, sources: ExtraSources, setup: Setup) -> Tensor:
+    """Of this process's rows: a signal that takes another pass of a model over them."""
+    own, pair, scorer = sources.own, setup.pair, sources.scorer
+    common = (pair.vocabulary, setup.passes, setup.processes)
+
+    def told(how: Callable[[Prompt], str]) -> list[list[int]]:
+        return _tokens_after(own, sources.prompts, pair, how)
+
+    def jsd(model: torch.nn.Module, how: Callable[[Prompt], str], hidden_ND: Tensor | None):
+        return prompt_jsd(model, own, told(how), *common, hidden_ND)
+
+    match name:
+        case "reference_logprob_BT":
+            return sampled_logprob(_reference(setup), own, *common)
+        case "reference_logprob_on_student_topk_BTK":
+            return logprob_on_topk(
+                _reference(setup), scorer, own, sources.k, *common, sources.student_hidden_ND
+            )
+        case "counterfactual_logprob_BT":
+            return counterfactual_logprob(
+                scorer, own, sources.prompts, pair, setup.passes, setup.processes
+            )
+        case "one_change_logprob_BT":
+            return sampled_logprob(scorer, after(own, told(_one_change)), *common)
+        case "one_change_jsd_BT":
+            return jsd(scorer, _one_change, sources.student_hidden_ND)
+        case "paraphrase_jsd_BT":
+            return jsd(scorer, _paraphrase, sources.student_hidden_ND)
+        case "teacher_one_change_jsd_BT":
+            return jsd(setup.teacher, _one_change, sources.teacher_hidden_ND)
+        case "teacher_paraphrase_jsd_BT":
+            return jsd(setup.teacher, _paraphrase, sources.teacher_hidden_ND)
+        case "negative_logprob_BT":
+            other = negatives(sources.prompts)
+            moved = after(own, told(lambda prompt: other[prompt.id].text))
+            return sampled_logprob(setup.teacher, moved, *common)
+    raise ValueError(f"{name!r} is no extra signal")
+
+
+def _reference(setup: Setup) -> torch.nn.Module:
+    assert setup.reference is not None
+    return setup.reference
 
 
 def gain(sources: ExtraSources, setup: Setup) -> Tensor:
@@ -116,22 +162,43 @@ def counterfactual_logprob(
     processes: Processes = ALONE,
 ) -> Tensor:
     """log p(y) of the same responses after their prompts' counterfactuals; float32 (N,)."""
-    by_id = {prompt.id: counterfactual(prompt) for prompt in prompts}
-    texts = [by_id[prompt_id] for prompt_id in rollout.prompt_id_B]
-    encoded = [pair.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    encoded = _tokens_after(rollout, prompts, pair, counterfactual)
     return sampled_logprob(student, after(rollout, encoded), pair.vocabulary, settings, processes)
 
 
-def after(rollout: Rollout, prompt_tokens: Sequence[Sequence[int]]) -> Rollout:
-    """The same responses, each after other prompt tokens."""
-    device = rollout.sequence_BL.device
-    rows = []
-    for row, tokens in enumerate(prompt_tokens):
-        start = int(rollout.prompt_length_B[row])
-        response = rollout.sequence_BL[row, start : start + rollout.length_B[row]]
-        rows.append(torch.cat([torch.tensor(tokens, device=device), response]))
-    return replace(
-        rollout,
-        sequence_BL=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
-        prompt_length_B=torch.tensor([len(tokens) for tokens in prompt_tokens], device=device),
+def _tokens_after(
+    rollout: Rollout, prompts: Sequence[Prompt], pair: LoadedPair, told: Callable[[Prompt], str]
+) -> list[list[int]]:
+    """What each response is put after: what `told` makes of its prompt, as token ids."""
+    by_id = {prompt.id: told(prompt) for prompt in prompts}
+    texts = [by_id[prompt_id] for prompt_id in rollout.prompt_id_B]
+    return [pair.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def _paraphrase(prompt: Prompt) -> str:
+    return _required(prompt, prompt.paraphrase, "paraphrase")
+
+
+def _one_change(prompt: Prompt) -> str:
+    return _required(prompt, prompt.one_change, "one_change")
+
+
+def _required(prompt: Prompt, text: str | None, what: str) -> str:
+    if text is None:
+        raise BenchError(f"prompt {prompt.id!r} has no {what}")
+    return text
+
+
+def is_stop(rollout: Rollout) -> Tensor:
+    """float32 (N,): 1 where the masked token ends its response."""
+    mask_BT = rollout.mask_BT
+    stops_B1 = torch.tensor(
+        [[reason == "stop"] for reason in rollout.finish_reason_B], device=mask_BT.device
     )
+    last_B1 = torch.tensor(rollout.length_B, device=mask_BT.device)[:, None] - 1
+    place_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device).expand_as(mask_BT)
+    return ((place_BT == last_B1) & stops_B1)[mask_BT].float()
+
+
+FREE: dict[str, Callable[[Rollout], Tensor]] = {"group_B": group_B, "stop_BT": is_stop}
+"""Extra signals that a rollout alone tells."""

@@ -1,14 +1,15 @@
 """The training loop: rollout, signals, score, select, loss, step, in that order."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import BenchError, Stopped
@@ -20,8 +21,9 @@ from bench.core.stopping import StopRequest
 from bench.pairs.models import LoadedPair
 from bench.selection.budget import Selection, refill_empty, select_tokens
 from bench.selection.registry import SelectorError
-from bench.selection.signals import TokenSignals, base_signals, with_signals
+from bench.selection.signals import EXTRA_SIGNALS, TokenSignals, base_signals, with_signals
 from bench.tasks.prompts import PromptSet
+from bench.train.batch_objectives import Context, context_of
 from bench.train.checkpoints import (
     checkpoint_of,
     clear_leftovers,
@@ -29,6 +31,7 @@ from bench.train.checkpoints import (
     save_checkpoint,
     settle_checkpoint,
 )
+from bench.train.displacement import Moved, displacement
 from bench.train.extra_signals import ExtraSources, extra_signal
 from bench.train.loss import LossInputs, LossOutputs, accumulate_loss, token_scale
 from bench.train.metrics import StepTaken, Timer, Totals, line_of
@@ -37,6 +40,8 @@ from bench.train.rollout import Rollout, Sampling, sample_rollout
 from bench.train.scoring import Scored, score_rollout
 from bench.train.setup import Setup, make_setup, place_frozen
 from bench.train.trackers import Track, open_trackers
+
+NO_CONTEXT = Context()
 
 
 class Observer(Protocol):
@@ -89,18 +94,23 @@ class Trainer:
             float32 = torch.autocast(self.accelerator.device.type, enabled=False)
             with timer.phase("score"), float32:
                 selection = self.select(signals, rollout, step)
+                context = self.context(rollout, step, scored)
+                if context.selected_BT is not None:
+                    selection = Selection.of_weights(context.selected_BT.float())
+            overlap = self.overlap_with_initial(rollout, step, selection, scored, timer)
             with timer.phase("loss"):
                 outputs = self.gradient(
-                    rollout, selection, scored.teacher_hidden_ND, keeps_hidden=observer is not None
-                )
-            taken = StepTaken(step, rollout, signals, scored, selection, outputs)
+                    rollout, selection, scored.teacher_hidden_ND, context,
+                    keeps_hidden=observer is not None,
+                )  # fmt: skip
+            taken = StepTaken(step, rollout, signals, scored, selection, outputs, overlap)
             if observer is not None:
                 with timer.phase(observer.phase):
                     observer.observe(self.setup, taken)
             with timer.phase("loss"):
-                grad_norm = self.update(outputs.loss)
+                moved = self.update(outputs.loss)
         self.totals.add(taken)
-        return line_of(taken, grad_norm, self.setup, timer.step)
+        return line_of(taken, moved, self.setup, timer.step)
 
     def rollout(self, step: int) -> Rollout:
         """The step's responses: each process samples its own rows, and gets all."""
@@ -118,7 +128,7 @@ class Trainer:
             rows=processes.rows(len(prompts) * experiment.responses_per_prompt),
         )
         if setup.vllm is not None:
-            own = setup.vllm.sample(self.student, pair.tokenizer, sampling, setup.passes)
+            own = setup.vllm.sample(setup.sampler, pair.tokenizer, sampling, setup.passes)
         else:
             sample = partial(
                 sample_rollout,
@@ -126,11 +136,14 @@ class Trainer:
                 vocabulary=pair.vocabulary,
                 sampling=sampling,
                 batch=self.runtime.rollout_batch,
-                keeps_hidden=setup.reuses_hidden and bool(setup.names),
-                together=processes if is_sharded(self.student) else ALONE,
+                keeps_hidden=(
+                    setup.reuses_hidden and bool(setup.names) and setup.scorer is setup.sampler
+                ),
+                together=processes if is_sharded(setup.sampler) else ALONE,
             )
             with torch.no_grad():
-                own = run(self.student, sample)
+                own = run(setup.sampler, sample)
+        own = replace(own, token_BT=pair.vocabulary.standing_for(own.token_BT))
         return own.of_all(processes)
 
     def own(self, rollout: Rollout) -> Rollout:
@@ -139,47 +152,124 @@ class Trainer:
 
     def signals(self, rollout: Rollout, step: int, timer: Timer) -> tuple[TokenSignals, Scored]:
         """Signals of the whole batch, and what the pass over the own rows leaves behind."""
-        scored = self.score(rollout, self.setup.names, rollout.student_hidden_ND)
+        scored = self.score(
+            rollout, self.setup.names, rollout.student_hidden_ND, model=self.setup.scorer
+        )
         for phase, seconds in scored.seconds.items():
             timer.add(phase, seconds)
         if scored.teacher_hidden_ND is not None:
             self.totals.scored += int(rollout.mask_BT.sum())
+        with timer.phase("score"):
+            signals = self.joined(rollout, step, scored, self.setup.extra_names, self.setup.scorer)
+        return signals, scored
+
+    def joined(
+        self,
+        rollout: Rollout,
+        step: int,
+        scored: Scored,
+        extra_names: Sequence[str],
+        scorer: nn.Module,
+        k: int | None = None,
+    ) -> TokenSignals:
+        """What every process scored, of the whole batch, and the extra signals that are named."""
         base = base_signals(
             rollout.token_BT, rollout.mask_BT,
             seed=self.experiment.seed, step=step, row_key_B=rollout.row_key_B,
         )  # fmt: skip
         values = {name: self.processes.join(value) for name, value in scored.values.items()}
-        with timer.phase("score"):
-            values |= self.extra_signals(rollout, step, scored.teacher_hidden_ND)
+        values |= self.extra_signals(rollout, step, scored, extra_names, scorer, k)
         signals = with_signals(base, values)
-        if self.experiment.population == "rows":
-            signals = signals.over_rows()
-        return signals, scored
+        return signals.over_rows() if self.experiment.population == "rows" else signals
 
     def score(
-        self, rollout: Rollout, names: tuple[str, ...], student_hidden_ND: Tensor | None = None
+        self,
+        rollout: Rollout,
+        names: tuple[str, ...],
+        student_hidden_ND: Tensor | None = None,
+        *,
+        model: nn.Module | None = None,
+        k: int | None = None,
+        teacher_hidden_ND: Tensor | None = None,
     ) -> Scored:
-        """The scoring pass over the own rows."""
+        """The scoring pass over the own rows, of the student unless another model is given."""
         return score_rollout(
-            self.student, self.teacher, self.own(rollout), self.pair.vocabulary, names,
-            self.experiment.k, self.setup.passes, student_hidden_ND, self.processes,
+            model or self.student, self.teacher, self.own(rollout), self.pair.vocabulary, names,
+            k or self.experiment.k, self.setup.passes, student_hidden_ND, self.processes,
+            teacher_hidden_ND,
         )  # fmt: skip
 
+    def context(self, rollout: Rollout, step: int, scored: Scored | None = None) -> Context:
+        """What the objective reads of the whole batch, of the student as it is now."""
+        experiment, setup = self.experiment, self.setup
+        if not setup.objective_names:
+            return Context()
+        k = int(setup.objective_params.get("k", experiment.k))
+        student_ND = None
+        if scored is not None and setup.scorer is setup.student:
+            student_ND = scored.student_hidden_ND
+        names = tuple(name for name in setup.objective_names if name not in EXTRA_SIGNALS)
+        extra = [name for name in setup.objective_names if name in EXTRA_SIGNALS]
+        found = self.score(
+            rollout, names, student_ND, k=k,
+            teacher_hidden_ND=None if scored is None else scored.teacher_hidden_ND,
+        )  # fmt: skip
+        if found.teacher_hidden_ND is not None and (
+            scored is None or scored.teacher_hidden_ND is None
+        ):
+            self.totals.scored += int(rollout.mask_BT.sum())
+        signals = self.joined(rollout, step, found, extra, self.student, k)
+        context = context_of(experiment.objective, signals, setup.objective_params)
+        if context.selected_BT is None:
+            return context
+        # Each process rounds for itself: the main one's choice counts.
+        selected_BT = self.processes.of_main(context.selected_BT.float()) > 0
+        return Context(context.value_BT, selected_BT)
+
+    def overlap_with_initial(
+        self, rollout: Rollout, step: int, selection: Selection, scored: Scored, timer: Timer
+    ) -> float | None:
+        """Σ min(w, w₀)/Σ w, w₀ the selection of the same batch by the student before training."""
+        every = self.runtime.drift_every
+        if not every or step % every:
+            return None
+        initial = self.setup.initial
+        assert initial is not None
+        with timer.phase("drift"):
+            found = self.score(
+                rollout, self.setup.names, model=initial, teacher_hidden_ND=scored.teacher_hidden_ND
+            )
+            signals = self.joined(rollout, step, found, self.setup.extra_names, initial)
+            with torch.autocast(self.accelerator.device.type, enabled=False):
+                before = self.select(signals, rollout, step)
+        both = torch.minimum(selection.weight_BT, before.weight_BT).double().sum()
+        return float(both / selection.weight_BT.double().sum().clamp(min=1e-38))
+
     def extra_signals(
-        self, rollout: Rollout, step: int, teacher_hidden_ND: Tensor | None
+        self,
+        rollout: Rollout,
+        step: int,
+        scored: Scored,
+        names: Sequence[str],
+        scorer: nn.Module,
+        k: int | None = None,
     ) -> dict[str, Tensor]:
-        """Those of EXTRA_SIGNALS that the rule or the log asks for, of the whole batch."""
-        experiment = self.experiment
+        """The named ones of EXTRA_SIGNALS, of the whole batch."""
+        experiment, teacher_ND = self.experiment, scored.teacher_hidden_ND
         sources = ExtraSources(
             rollout=rollout,
             own=self.own(rollout),
             prompts=self.prompts.draw(step, experiment.prompts_per_step, experiment.seed),
             is_correct=self.prompts.is_correct,
             forward_kl=lambda: self.forward_kl(rollout),
-            update_on_all=lambda: self.update_on_all(rollout, teacher_hidden_ND),
+            update_on_all=lambda: self.update_on_all(rollout, step, teacher_ND),
+            scorer=scorer,
+            k=k or experiment.k,
+            student_hidden_ND=scored.student_hidden_ND,
+            teacher_hidden_ND=teacher_ND,
             totals=self.totals,
         )
-        return {name: extra_signal(name, sources, self.setup) for name in self.setup.extra_names}
+        return {name: extra_signal(name, sources, self.setup) for name in names}
 
     def forward_kl(self, rollout: Rollout) -> Tensor:
         """KL(q‖p) of every sampled token of the batch, (N,)."""
@@ -226,14 +316,17 @@ class Trainer:
         rollout: Rollout,
         selection: Selection,
         teacher_hidden_ND: Tensor | None,
+        context: Context = NO_CONTEXT,
         *,
         keeps_hidden: bool = False,
     ) -> LossOutputs:
         """Loss and gradient over the selection; hidden states, given or found, are own rows'."""
         scale_BT = token_scale(selection.weight_BT, rollout.mask_BT, self.experiment.normalize)
+        own = self.processes.rows(scale_BT.shape[0])
         inputs = LossInputs(
-            self.experiment.objective, self.experiment.objective_params,
-            scale_BT[self.processes.rows(scale_BT.shape[0])], teacher_hidden_ND, keeps_hidden,
+            self.experiment.objective, self.experiment.objective_params, scale_BT[own],
+            teacher_hidden_ND, {name: x_BT[own] for name, x_BT in context.value_BT.items()},
+            keeps_hidden,
         )  # fmt: skip
         recompute = recomputed if self.runtime.gradient_checkpointing else nullcontext
         with recompute(self.student):
@@ -244,8 +337,8 @@ class Trainer:
         self.totals.scored += outputs.scored
         return outputs
 
-    def update(self, loss: float) -> float:
-        """Clip, AdamW step; returns the norm before. Nothing is updated if it is not finite."""
+    def update(self, loss: float) -> Moved:
+        """Clip, AdamW step; nothing is updated if loss or gradient is not finite."""
         reshard(self.student)
         limit = self.experiment.gradient_clip or math.inf
         norm = full_number(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))
@@ -253,14 +346,16 @@ class Trainer:
             raise BenchError(f"loss {loss} and gradient norm {norm} are not finite")
         self.totals.clipped_steps += norm > limit
         self.setup.optimizer.step()
+        moved = Moved(norm, displacement(self.setup.optimizer))
         self.setup.schedule.step()
         self.setup.optimizer.zero_grad()
-        return norm
+        return moved
 
-    def update_on_all(self, rollout: Rollout, teacher_hidden_ND: Tensor | None) -> None:
+    def update_on_all(self, rollout: Rollout, step: int, teacher_hidden_ND: Tensor | None) -> None:
         """One update on every token of a rollout."""
         everything = Selection.of_weights(rollout.mask_BT.float())
-        self.update(self.gradient(rollout, everything, teacher_hidden_ND).loss)
+        context = self.context(rollout, step)
+        self.update(self.gradient(rollout, everything, teacher_hidden_ND, context).loss)
 
 
 def train(

@@ -5,7 +5,7 @@ It never holds a (B, T, V) tensor: the backbone runs on micro-batches of respons
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -22,7 +22,7 @@ from bench.train.hidden_states import (
     chunks,
     hidden_states,
 )
-from bench.train.objectives import token_loss
+from bench.train.objectives import needs_teacher, token_loss
 from bench.train.rollout import Rollout
 
 
@@ -36,6 +36,8 @@ class LossInputs:
     objective_params: Mapping[str, float]
     scale_BT: Tensor
     teacher_hidden_ND: Tensor | None
+    context_BT: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the objective reads of the whole batch, of the rollout's own rows."""
     keeps_hidden: bool = False
     """Give the hidden states back, where the selection is every token under the mask."""
 
@@ -70,7 +72,10 @@ def accumulate_loss(
     # NaN-proof: a weight of 0 skips the token, it does not multiply it.
     active_BT = inputs.scale_BT > 0
     teacher_ND, scored = inputs.teacher_hidden_ND, 0
-    if teacher_ND is not None:
+    has_teacher = needs_teacher(inputs.objective)
+    if not has_teacher:
+        teacher_ND = rollout.student_logprob_BT.new_empty(0, 0)
+    elif teacher_ND is not None:
         teacher_ND = teacher_ND[active_BT[rollout.mask_BT]]
     else:
         with torch.no_grad():
@@ -78,7 +83,8 @@ def accumulate_loss(
         scored = teacher_ND.shape[0]
     tokens = _Tokens(
         rollout, vocabulary, inputs, active_BT, inputs.scale_BT[active_BT],
-        rollout.token_BT[active_BT], teacher_ND, head_weight(teacher),
+        rollout.token_BT[active_BT], teacher_ND, head_weight(teacher) if has_teacher else None,
+        {name: value_BT[active_BT] for name, value_BT in inputs.context_BT.items()},
         settings.positions(vocabulary.size),
     )  # fmt: skip
     count = tokens.token_N.numel()
@@ -99,8 +105,12 @@ def accumulate_loss(
             # DDP and FSDP take the mean over processes; the loss is a sum over them.
             backward(loss if processes.size == 1 else loss * processes.size)
     shares = processes.join_objects([(total, scored)])
-    known = (student_ND, teacher_ND) if keeps_hidden else (None, None)
-    return LossOutputs(sum(loss for loss, _ in shares), sum(n for _, n in shares), *known)
+    return LossOutputs(
+        loss=sum(loss for loss, _ in shares),
+        scored=sum(n for _, n in shares),
+        student_hidden_ND=student_ND if keeps_hidden else None,
+        teacher_hidden_ND=teacher_ND if keeps_hidden and has_teacher else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,9 @@ class _Tokens:
     scale_N: Tensor
     token_N: Tensor
     teacher_ND: Tensor
-    teacher_head_VD: Tensor
+    teacher_head_VD: Tensor | None
+    """None for an objective without a teacher."""
+    context_N: Mapping[str, Tensor]
     chunk: int
     """Positions whose logits are held at once."""
 
@@ -128,13 +140,17 @@ class _Tokens:
         return ChunkedLoss.apply(hidden_ND, weight_VD, loss_of, self.chunk), hidden_ND.detach()
 
     def _loss_of_chunk(self, batch_N: Tensor, student_NV: Tensor, piece: slice) -> Tensor:
-        teacher_ND = self.teacher_ND[batch_N][piece]
+        teacher_NV = None
+        if self.teacher_head_VD is not None:
+            teacher_ND = self.teacher_ND[batch_N][piece]
+            teacher_NV = project(teacher_ND, self.teacher_head_VD, self.vocabulary)
         return self.scale_N[batch_N][piece] * token_loss(
             self.inputs.objective,
             self.vocabulary.cut(student_NV),
-            project(teacher_ND, self.teacher_head_VD, self.vocabulary),
+            teacher_NV,
             self.token_N[batch_N][piece],
             self.inputs.objective_params,
+            {name: value_N[batch_N][piece] for name, value_N in self.context_N.items()},
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.selection.budget import Selection
 from bench.selection.population import quantiles
 from bench.selection.signals import TokenSignals
+from bench.train.displacement import Moved
 from bench.train.loss import LossOutputs
 from bench.train.rollout import Rollout
 from bench.train.scoring import Scored
@@ -53,6 +54,9 @@ class StepTaken:
     selection: Selection
     outputs: LossOutputs
     """Likewise of the loss pass; the loss itself is the whole batch's."""
+    overlap_with_initial: float | None = None
+    """The share of the selection that the student before training would have made as well; None
+    where this step does not look."""
 
     @property
     def sampled(self) -> int:
@@ -64,15 +68,18 @@ class StepTaken:
 
 
 def line_of(
-    taken: StepTaken, grad_norm: float, setup: Setup, seconds: Mapping[str, float]
+    taken: StepTaken, moved: Moved, setup: Setup, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """A step's line of metrics.jsonl."""
     rollout, selection = taken.rollout, taken.selection
     sampled, trained, vllm = taken.sampled, taken.trained, setup.vllm
+    overlap = taken.overlap_with_initial
     return {
         "step": taken.step + 1,
         "loss": taken.outputs.loss,
-        "grad_norm": grad_norm,
+        "grad_norm": moved.grad_norm,
+        "displacement": moved.displacement,
+        **({} if overlap is None else {"overlap_with_initial": overlap}),
         "learning_rate": setup.optimizer.param_groups[0]["lr"],
         "sampled_tokens": sampled,
         "trained_tokens": trained,

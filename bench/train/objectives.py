@@ -5,7 +5,7 @@ of N; log-probabilities are float32 over the shared vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from inspect import signature
 from math import log
 from typing import Any, cast
@@ -16,16 +16,22 @@ from torch.autograd.function import once_differentiable
 
 from bench.core.config import OBJECTIVES, objective_defaults
 from bench.core.logits import log_softmax
+from bench.train.batch_objectives import BATCH_FORMULAS
 
 
 def token_loss(
     objective: str,
     student_logit_NV: Tensor,
-    teacher_logit_NV: Tensor,
+    teacher_logit_NV: Tensor | None,
     token_N: Tensor,
     params: Mapping[str, float] | None = None,
+    context_N: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """loss_N of the named objective, float32, nats. Raises ValueError for an unknown one."""
+    """loss_N of the named objective, float32, nats. Raises ValueError for an unknown one.
+
+    teacher_logit_NV   None for an objective without a teacher (`needs_teacher`).
+    context_N          what it reads of the whole batch (`batch_objectives.context_of`), by name.
+    """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: {objective!r} is not one of {', '.join(OBJECTIVES)}")
     settings: dict[str, Any] = {**objective_defaults(objective), **(params or {})}
@@ -34,13 +40,20 @@ def token_loss(
     # Autocast, where it is on, would take the sums over the vocabulary in half precision.
     with torch.autocast(student_logit_NV.device.type, enabled=False):
         if objective == "reverse_kl":
-            return reverse_kl(student_logit_NV, teacher_logit_NV)
-        formula = FORMULAS[objective]
-        if "token_N" in _reads(objective):
-            formula = partial(formula, token_N=token_N)
-        return formula(
-            log_softmax(student_logit_NV), log_softmax(teacher_logit_NV).detach(), **settings
-        )
+            return reverse_kl(student_logit_NV, cast(Tensor, teacher_logit_NV))
+        reads = _reads(objective)
+        values = {f"{name}_N": value_N for name, value_N in (context_N or {}).items()}
+        values["token_N"] = token_N
+        if "teacher_NV" in reads:
+            values["teacher_NV"] = log_softmax(cast(Tensor, teacher_logit_NV)).detach()
+        taken = {name: values[name] for name in reads if name in values}
+        settings = {name: value for name, value in settings.items() if name in reads}
+        return FORMULAS[objective](log_softmax(student_logit_NV), **taken, **settings)
+
+
+def needs_teacher(objective: str) -> bool:
+    """Does its loss read the teacher's distribution at the position?"""
+    return objective == "reverse_kl" or "teacher_NV" in _reads(objective)
 
 
 @cache
@@ -214,6 +227,65 @@ def todi(student_NV: Tensor, teacher_NV: Tensor, beta: float) -> Tensor:
     return forward_N - reverse_N
 
 
+def tv_advantage(student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor) -> Tensor:
+    """-sg[sign Δ · ½ Σ|p - q|]·log p(y). Source: arXiv 2609.08341 (TV-OPD)."""
+    student_N = student_NV.gather(-1, token_N[:, None])[:, 0]
+    teacher_N = teacher_NV.gather(-1, token_N[:, None])[:, 0]
+    distance_N = 0.5 * (student_NV.detach().exp() - teacher_NV.exp()).abs().sum(-1)
+    return -(teacher_N - student_N).detach().sign() * distance_N * student_N
+
+
+def aopd(
+    student_NV: Tensor,
+    teacher_NV: Tensor,
+    token_N: Tensor,
+    threshold: float,
+    renormalised: float,
+    k: int,
+) -> Tensor:
+    """G·KL(q_T‖p_T) + (1-G)·(-sg[Δ]·log p(y)), G = 1[q(y) - p(y) ≤ threshold].
+
+    T is the teacher's top K, on which both sides are renormalised, or the teacher alone
+    (`renormalised=0`): our reading. Threshold -1 is `sampled_reverse_kl`, 1 the forward KL alone.
+    Source: arXiv 2605.06387 (AOPD; threshold 0, K = 16).
+    """
+    student_N = student_NV.gather(-1, token_N[:, None])[:, 0].detach()
+    teacher_N = teacher_NV.gather(-1, token_N[:, None])[:, 0]
+    teacher_NK, id_NK = teacher_NV.topk(k, -1)
+    teacher_NK = teacher_NK - teacher_NK.logsumexp(-1, keepdim=True)
+    student_NK = student_NV.gather(-1, id_NK)
+    if renormalised:
+        student_NK = student_NK - student_NK.logsumexp(-1, keepdim=True)
+    forward_N = torch.linalg.vecdot(teacher_NK.exp(), teacher_NK - student_NK)
+    sampled_N = sampled_reverse_kl(student_NV, teacher_NV, token_N)
+    return torch.where(teacher_N.exp() - student_N.exp() <= threshold, forward_N, sampled_N)
+
+
+def tail_aware_sc(student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, k: int) -> Tensor:
+    """Σ_T p [log p - log q] + P log(P/Q) + 1[y ∉ T] p(y)/sg p(y) · sg log[(p(y)/P)/(q(y)/Q)].
+
+    T is the teacher's top K, P and Q the mass that p and q leave outside it. The last term makes
+    the mean gradient over y ~ p that of KL(p‖q).
+    Source: HuipengHuang/TA-OPD (Tail-Aware OPD's score correction).
+    """
+    teacher_NK, id_NK = teacher_NV.topk(k, -1)
+    student_NK = student_NV.gather(-1, id_NK)
+    inside_N = torch.linalg.vecdot(student_NK.exp(), student_NK - teacher_NK)
+    if k == student_NV.shape[-1]:
+        return inside_N
+    tail_N, teacher_tail_N = (
+        logprob_NV.scatter(-1, id_NK, -torch.inf).logsumexp(-1)
+        for logprob_NV in (student_NV, teacher_NV)
+    )
+    student_N = student_NV.gather(-1, token_N[:, None])[:, 0]
+    teacher_N = teacher_NV.gather(-1, token_N[:, None])[:, 0]
+    inner_N = student_N - tail_N - teacher_N + teacher_tail_N
+    is_outside_N = ~(id_NK == token_N[:, None]).any(-1)
+    score_N = (student_N - student_N.detach()).exp() * inner_N.detach()
+    correction_N = torch.where(is_outside_N, score_N, 0)
+    return inside_N + tail_N.exp() * (tail_N - teacher_tail_N) + correction_N
+
+
 def _on_student_topk(student_NV: Tensor, teacher_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(log p, log q) on the student's top K, (N, K)."""
     id_NK = student_NV.detach().topk(k, -1).indices
@@ -230,7 +302,8 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     for formula in (
         reverse_kl, forward_kl, jsd, sampled_reverse_kl, skew_reverse_kl, topk_reverse_kl,
         topk_reverse_kl_tail, topk_reverse_kl_clamped, topk_forward_kl, k2, eopd, todi,
+        tv_advantage, aopd, tail_aware_sc,
     )
-}  # fmt: skip
-"""objective -> its loss_N: of log-probabilities (reverse_kl: of logits), and of `token_N` where it
-takes that; then its parameters, as core/config names them."""
+} | BATCH_FORMULAS  # fmt: skip
+"""objective -> its loss_N: of log-probabilities (reverse_kl: of logits), and of `token_N` and the
+batch's context where it takes those; then its parameters, as core/config names them."""

@@ -38,16 +38,19 @@ def score_rollout(
     settings: PassSettings,
     student_hidden_ND: Tensor | None = None,
     processes: Processes = ALONE,
+    teacher_hidden_ND: Tensor | None = None,
 ) -> Scored:
     """The named signals of every sampled token. Runs only the models that the names call for, and
-    the student's backbone only where its hidden states are not given.
+    a backbone only where its hidden states are not given.
     """
     if not names:
         return Scored({}, None, None, {"score": 0.0, "teacher": 0.0})
     mask_BT, student_ND, teacher_ND, teacher_head = rollout.mask_BT, student_hidden_ND, None, None
+    if any(name not in STUDENT_ONLY for name in names):
+        teacher_ND = teacher_hidden_ND
     with torch.no_grad():
         start = perf_counter()
-        if any(name not in STUDENT_ONLY for name in names):
+        if teacher_ND is None and any(name not in STUDENT_ONLY for name in names):
             teacher_ND = hidden_states(teacher, rollout, mask_BT, settings, processes)
         middle = perf_counter()
         if student_ND is None:

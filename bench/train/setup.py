@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
-from bench.core.config import Experiment, Runtime
+from bench.core.config import Experiment, Runtime, objective_defaults
 from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import Processes, Worked, is_sharded, make_accelerator, shard
 from bench.core.provenance import peak_memory_bytes
@@ -18,7 +18,8 @@ from bench.pairs.agreement import shared_vocabulary
 from bench.pairs.models import LoadedPair, load_model, load_tokenizer
 from bench.selection.registry import get_selector
 from bench.selection.selector import Selector
-from bench.selection.signals import EXTRA_SIGNALS
+from bench.selection.signals import EXTRA_SIGNALS, REFERENCE_SIGNALS
+from bench.train.batch_objectives import context_needs
 from bench.train.hidden_states import PassSettings
 from bench.train.placement import (
     Offloaded,
@@ -41,6 +42,12 @@ class Setup:
     teacher: torch.nn.Module
     reference: torch.nn.Module | None
     """The third model, where a signal asks for one."""
+    initial: torch.nn.Module | None
+    """The student before training, where the run scores or samples with it, or logs the drift."""
+    scorer: torch.nn.Module
+    """The student whose signals the rule reads."""
+    sampler: torch.nn.Module
+    """The student that samples the responses."""
     optimizer: Any
     """AdamW, as accelerate prepares it."""
     schedule: Any
@@ -52,6 +59,10 @@ class Setup:
     """Signals of the two models' logits that the rule and the log ask for."""
     extra_names: tuple[str, ...]
     """Those of EXTRA_SIGNALS."""
+    objective_names: tuple[str, ...]
+    """Signals that the objective reads of the whole batch."""
+    objective_params: dict[str, float]
+    """All of its parameters."""
     passes: PassSettings
     reuses_hidden: bool
     """Score the hidden states that sampling has computed."""
@@ -72,11 +83,18 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
     refill = None if experiment.refill == "own" else get_selector(experiment.refill)
     filled = () if refill is None else refill.needs
     asked = tuple(dict.fromkeys((*selector.needs, *filled, *runtime.log_signals)))
-    reference = None
-    if "reference_logprob_BT" in asked:
-        frozen = bool(experiment.lora)
-        reference = load_reference(experiment.reference, pair, student_is_frozen=frozen)
-        reference.to(accelerator.device)
+    objective_names = context_needs(experiment.objective)
+    params = {**objective_defaults(experiment.objective), **experiment.objective_params}
+    frozen = bool(experiment.lora)
+    initial = reference = None
+    if needs_initial(experiment, runtime):
+        initial = load_reference("student", pair, student_is_frozen=frozen)
+        initial.to(accelerator.device)
+    if not REFERENCE_SIGNALS.isdisjoint((*asked, *objective_names)):
+        reference = initial if experiment.reference == "student" else None
+        if reference is None:
+            reference = load_reference(experiment.reference, pair, student_is_frozen=frozen)
+            reference.to(accelerator.device)
     if experiment.lora:
         add_adapter(pair.student, experiment, pair.student_revision)
     student = Worked(pair.student.to(accelerator.device))
@@ -98,12 +116,17 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
         student=prepared,
         teacher=teacher,
         reference=reference,
+        initial=initial,
+        scorer=initial if experiment.score_model == "initial" and initial else prepared,
+        sampler=initial if experiment.rollout_model == "initial" and initial else prepared,
         optimizer=prepared_optimizer,
         schedule=schedule,
         refill=refill,
         selector=selector,
         names=tuple(name for name in asked if name not in EXTRA_SIGNALS),
         extra_names=tuple(name for name in asked if name in EXTRA_SIGNALS),
+        objective_names=objective_names,
+        objective_params=params,
         passes=PassSettings(runtime.micro_batch, runtime.logit_chunk, runtime.micro_batch_tokens),
         reuses_hidden=(
             experiment.dtype == "float32" if runtime.reuse_hidden is None else runtime.reuse_hidden
@@ -112,13 +135,19 @@ def make_setup(experiment: Experiment, runtime: Runtime, pair: LoadedPair) -> Se
     )
 
 
+def needs_initial(experiment: Experiment, runtime: Runtime) -> bool:
+    """Is the student before training kept?"""
+    asked = "initial" in (experiment.score_model, experiment.rollout_model)
+    return asked or runtime.drift_every > 0
+
+
 def place_frozen(setup: Setup, experiment: Experiment, runtime: Runtime) -> None:
     """Frozen models in half precision under autocast, and the teacher where it waits.
 
     Not before training: the teacher is evaluated as it was loaded.
     """
     if experiment.dtype == "bfloat16":
-        for model in filter(None, (setup.teacher, setup.reference)):
+        for model in filter(None, (setup.teacher, setup.reference, setup.initial)):
             if not is_sharded(model) and not shares_weights(model, setup.student):
                 hold_in_bfloat16(model)  # type: ignore[arg-type]
     if runtime.offload_teacher:

@@ -52,7 +52,7 @@ def test_json_is_one_document_and_nothing_else(capsys, tmp_path):
 
 def test_a_finished_run_prints_its_record_again_without_training(capsys, finished, monkeypatch):
     runs, record = finished
-    monkeypatch.setattr("bench.run.run_experiment.load_pair", None)
+    monkeypatch.setattr("bench.run.plan.load_pair", None)
     code, out, err = call(capsys, "run", *again(runs), "--json")
     assert code == 0, err
     assert json.loads(out) == record.model_dump(mode="json")

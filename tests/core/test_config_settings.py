@@ -22,6 +22,8 @@ PROOFS = {
         "gradient_clip lora lora_alpha lora_targets pair teacher student",
     "train/test_setup_settings.py::test_dtype_is_the_precision_of_the_forward_passes":
         "dtype",
+    "train/test_controls.py::test_a_control_is_that_of_its_definition":
+        "score_model rollout_model stop_class",
     "train/test_setup.py::test_a_model_may_be_the_reference":
         "reference",
     "train/test_setup.py::test_a_trainer_samples_through_vllm":

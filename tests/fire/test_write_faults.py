@@ -89,7 +89,7 @@ def test_another_user_of_a_shared_folder_is_told_and_harms_nothing(tmp_path, cou
     done = forked(command(*run_command(tmp_path)))
     assert done.code == 0
     before = results(tmp_path / "runs")
-    for place in (pair_folder(), *pair_folder().rglob("*"), tmp_path, *tmp_path.parents[:2]):
+    for place in (pair_folder(), *pair_folder().rglob("*"), tmp_path, *tmp_path.parents[:-2]):
         place.chmod(0o755)
 
     def as_other(**changes):

@@ -36,12 +36,24 @@ def gradients(pair):
 def chunked_gradients(pair, sample, selected_BT, objective="reverse_kl", normalize="selected",
                       settings=WHOLE, teacher_hidden_ND=None):  # fmt: skip
     scale_BT = token_scale(selected_BT.float(), sample.mask_BT, normalize)
-    inputs = LossInputs(objective, OBJECTIVES[objective], scale_BT, teacher_hidden_ND)
+    inputs = LossInputs(
+        objective, OBJECTIVES[objective], scale_BT, teacher_hidden_ND, context(sample)
+    )
     found = accumulate_loss(
         pair.student, pair.teacher, sample, pair.vocabulary, inputs, settings,
         lambda loss: loss.backward(),
     )  # fmt: skip
     return found.loss, gradients(pair), found.scored
+
+
+def context(sample):
+    """What objectives read of a batch: any numbers of the right kind, (B, T)."""
+    generator = torch.Generator().manual_seed(4)
+    u = {name: torch.rand(sample.mask_BT.shape, generator=generator) for name in range(5)}
+    return {
+        "advantage": 2 * u[0] - 1, "excess": -u[1], "deficit": (u[2] < 0.5).float(),
+        "temperature": 0.7 + 0.6 * u[3], "right": (u[4] < 0.5).float(),
+    }  # fmt: skip
 
 
 def assert_close(one, other, largest=1e-5, mean=1e-6):
@@ -67,4 +79,15 @@ OBJECTIVES = {
     "k2": {},
     "eopd": {"threshold": 3.0, "k": 5},
     "todi": {"beta": 2.0},
+    "tv_advantage": {},
+    "aopd": {"threshold": 0.1, "renormalised": 0, "k": 5},
+    "tail_aware_sc": {"k": 5},
+    "residual_advantage": {},
+    "opd2": {},
+    "adakd_reverse_kl": {},
+    "adakd_forward_kl": {},
+    "scope": {},
+    "tide": {"weight": 2.0, "k": 5},
+    "opsa": {},
+    "capped_fkl": {"cap": 0.1},
 }

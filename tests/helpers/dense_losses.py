@@ -70,6 +70,33 @@ def todi(p, q, y, beta=1.0):
     return (a * q.exp() * (q - p) + (1 - a) * p.exp() * (p - q)).sum(-1)
 
 
+def gap(p, q, y):
+    return (at(q, y) - at(p, y)).detach()
+
+
+def tv_advantage(p, q, y):
+    distance = (p.exp() - q.exp()).abs().sum(-1).detach() / 2
+    return -gap(p, q, y).sign() * distance * at(p, y)
+
+
+def aopd(p, q, y, threshold=0.0, renormalised=1, k=16):
+    among = among_top(q, k)
+    teacher = within(q, among)
+    student = within(p, among) if renormalised else among * p
+    forward = (among * teacher.exp() * (teacher - student)).sum(-1)
+    is_forward = (at(q, y).exp() - at(p, y).exp()).detach() <= threshold
+    return torch.where(is_forward, forward, sampled_reverse_kl(p, q, y))
+
+
+def tail_aware_sc(p, q, y, k=16):
+    among = among_top(q, k)
+    P, Q = (1 - (among * x.exp()).sum(-1) for x in (p, q))
+    inner = (at(p, y) - P.log() - at(q, y) + Q.log()).detach()
+    score = at(p, y).exp() / at(p, y).exp().detach() * inner
+    outside = 1 - at(among, y)
+    return (among * p.exp() * (p - q)).sum(-1) + P * (P / Q).log() + outside * score
+
+
 LOSSES = {
     "reverse_kl": lambda p, q, y: kl(p, q),
     "forward_kl": lambda p, q, y: kl(q, p),
@@ -83,4 +110,7 @@ LOSSES = {
     "k2": lambda p, q, y: (at(p, y) - at(q, y)) ** 2 / 2,
     "eopd": eopd,
     "todi": todi,
+    "tv_advantage": tv_advantage,
+    "aopd": aopd,
+    "tail_aware_sc": tail_aware_sc,
 }

@@ -40,9 +40,7 @@ def clipped(x: Tensor, padding: int) -> Tensor:
     return ((x - low) / (high - low)).clamp(0, 1)
 
 
-def scores(
-    tokens: Tokens, selector: str, k: int, padding: int = 0, beta: float = 1.0
-) -> list[float]:
+def scores(tokens: Tokens, selector: str, k: int, padding: int = 0, **params: float) -> list[float]:
     """Of the few rules that the proofs use."""
     p, q, y = tokens.p.detach(), tokens.q, tokens.y
     match selector:
@@ -57,9 +55,12 @@ def scores(
         case "teachability":
             mass = (among_top(p, k) * q.exp()).sum(-1)
             found = clipped(kl(q, p), padding) * clipped(mass, padding)
-        case "dial":
-            gap, change = (at(q, y) - at(p, y)).abs(), (at(q, y).exp() - at(p, y).exp()).abs()
-            found = gap ** (1 - beta) * change**beta
+        case "zscore_mix":
+            parts = {"entropy": entropy(p), "surprise": -at(p, y), "divergence": kl(q, p)}
+            found = sum(
+                params.get(name, 1.0) * (x - x.mean()) / x.std(correction=0)
+                for name, x in parts.items()
+            )
         case _:
             raise ValueError(selector)
     return found.tolist()

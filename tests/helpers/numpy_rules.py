@@ -3,6 +3,7 @@
 from math import log
 
 import numpy as np
+from numpy_more_rules import MORE
 from scipy.special import expit
 from scipy.stats import rankdata
 
@@ -76,6 +77,11 @@ class Tokens(Distributions):
         self.row, self.t = (x.numpy() for x in mask_BT.nonzero(as_tuple=True))
         self.log_ref_y = self.at_y(log_softmax(batch.reference_logits_BTV[mask_BT]))
         self.log_cf_y = self.at_y(log_softmax(batch.counterfactual_logits_BTV[mask_BT]))
+        self.log_ref = log_softmax(batch.reference_logits_BTV[mask_BT])
+        self.log_one_change_y = self.at_y(log_softmax(batch.one_change_logits_BTV[mask_BT]))
+        self.log_negative_y = self.at_y(log_softmax(batch.negative_logits_BTV[mask_BT]))
+        self.jsd4 = batch.jsd_BT4[mask_BT].double().numpy().T
+        self.stop = batch.stop_BT[mask_BT].numpy()
         self.gain = batch.gain_BT[mask_BT].numpy()
         self.reward = batch.reward_B.numpy()[self.row]
         self.group = batch.group_B.numpy()[self.row]
@@ -131,20 +137,6 @@ class Tokens(Distributions):
             q = np.exp(self.log_q[i, ids])
             q /= q.sum()
             return (q * (np.log(q) - self.log_p[i, ids])).sum()
-
-        return self.each(one)
-
-    def ier(self, floor=-12.0) -> np.ndarray:
-        def one(i):
-            y = self.y[i]
-            ids = sorted(self.S[i] | self.T[i] | {y})
-            log_p = np.array([self.log_p[i, v] if v in self.S[i] | {y} else floor for v in ids])
-            log_q = np.array([self.log_q[i, v] if v in self.T[i] | {y} else floor for v in ids])
-            p, r = np.exp(log_p) / np.exp(log_p).sum(), log_q - log_p
-            L = 1 / p - 1
-            base = (p * L * r).sum() / (p * L).sum()
-            variance = (p * (r - (p * r).sum()) ** 2).sum()
-            return variance / max((p * (r - base) ** 2 * L).sum() - variance, 1e-12)
 
         return self.each(one)
 
@@ -242,7 +234,6 @@ EXPECTED = {
     "abs_gap_no_lowlow": lambda x: np.where(
         (np.exp(x.log_p_y) <= 0.01) & (np.exp(x.log_q_y) <= 0.01), NEVER, np.abs(x.gap)
     ),
-    "dial": lambda x: np.abs(np.exp(x.log_q_y) - np.exp(x.log_p_y)),
     "excess_loss": lambda x: x.gap,
     "tide_excess": lambda x: np.where(x.gap < 0, -x.gap, NEVER),
     "sign_gate": lambda x: kept(np.exp(x.log_q_y) - np.exp(x.log_p_y) <= 0),
@@ -259,7 +250,6 @@ EXPECTED = {
         x.in_responses(lambda w: np.minimum.accumulate(x.overlap[w] >= 0.5)) > 0
     ),
     "tip_q05": lambda x: soft_or(norm_q(x.h_s), norm_q(x.forward)),
-    "tip_q3": lambda x: (1 - norm_mm(x.h_s)) * norm_mm(x.reverse),
     "teachability_entropy_docs": lambda x: soft_or(
         norm_q(x.h_s), norm_q(x.forward) * norm_q(x.mass)
     ),
@@ -270,7 +260,6 @@ EXPECTED = {
     ),
     "zscore_mix": lambda x: z(x.h_s) + z(-x.log_p_y) + z(x.forward),
     "spot": lambda x: norm_q(x.h_t) * x.mass * np.abs(x.gap),
-    "ier": Tokens.ier,
     "entropy_gap": lambda x: expit(x.h_s - x.h_t),
     "acceptance": lambda x: np.minimum(1, np.exp(x.gap)),
     "sure": lambda x: 1 + 1 * (1 - np.exp(x.log_p_y)),
@@ -293,6 +282,7 @@ EXPECTED = {
     "oracle_gain": lambda x: x.gain,
     "correct": lambda x: kept(x.reward == 1),
     "incorrect": lambda x: kept(x.reward == 0),
+    **MORE,
 }  # fmt: skip
 
 

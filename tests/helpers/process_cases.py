@@ -138,7 +138,8 @@ def stepped(
         }
         for name, value in signals.computed().items():
             found[f"signal {name} {step}"] = value
-        found[f"norm {step}"] = one.update(loss)
+        moved = one.update(loss)
+        found[f"norm {step}"], found[f"moved {step}"] = moved.grad_norm, moved.displacement
     found["weights"] = {name: full(parameter) for name, parameter in model.named_parameters()}
     found["scored"] = one.totals.scored
     return found

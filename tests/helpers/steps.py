@@ -6,7 +6,6 @@ import torch
 from small_pair import pair_folder
 
 from bench.core.config import Experiment, Runtime
-from bench.pairs.models import load_pair
 from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
 from bench.train.loop import Trainer
@@ -23,7 +22,7 @@ def trainer(tmp_path, runtime=None, **values) -> Trainer:
     runtime = Runtime.parse({"runs_dir": tmp_path, **QUIET, **(runtime or {})})
     plan = make_plan(experiment(**values), runtime)
     plan.folder.create({}, {})
-    return open_trainer(plan, load_pair(plan.pair), runtime)
+    return open_trainer(plan, plan.load_pair(), runtime)
 
 
 def weights(found: Trainer) -> dict[str, torch.Tensor]:

@@ -92,9 +92,7 @@ def test_a_model_without_the_named_layers_is_refused():
 
 def test_a_missing_peft_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.pairs.adapters.find_spec", lambda name: None)
-    monkeypatch.setattr(
-        "bench.run.run_experiment.load_pair", lambda *_, **__: pytest.fail("loaded")
-    )
+    monkeypatch.setattr("bench.run.plan.load_pair", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ConfigError, match=r'pip install "opd-bench\[lora\]"'):
         run_experiment(experiment(**LORA), Runtime(runs_dir=tmp_path, progress="off"))
 

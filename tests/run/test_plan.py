@@ -179,7 +179,7 @@ def test_settings_that_no_task_takes_are_refused():
 
 def test_a_reference_is_only_for_rules_that_compare_with_one():
     teacher = make_plan(Experiment(), Runtime()).pair.teacher
-    with pytest.raises(ConfigError, match="reference: .*compares with no third model"):
+    with pytest.raises(ConfigError, match="reference: .*compare with no third model"):
         make_plan(Experiment(reference=teacher), Runtime())
     one = make_plan(Experiment(selector="cc"), Runtime())
     other = make_plan(Experiment(selector="cc", reference=teacher), Runtime())

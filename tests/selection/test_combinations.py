@@ -122,3 +122,56 @@ def test_a_token_that_a_rule_never_keeps_is_out_and_out_of_the_statistics(signal
     assert (either > -torch.inf).all()
     both = "soft_or(gate(entropy, forward_kl), gate(entropy, compatibility))"
     assert torch.equal(under(signals, both) > -torch.inf, finite)
+
+
+def test_shuffled_within_a_decile_deals_out_among_tokens_of_one_tenth(signals):
+    mask_BT, plain_BT = signals.mask_BT, get_selector("teachability")(signals)
+    dealt_BT = get_selector("shuffled(teachability, within='decile')")(signals)
+    tenth_BT = torch.zeros_like(mask_BT, dtype=torch.int64)
+    for row, mask_T in enumerate(mask_BT):
+        n = int(mask_T.sum())
+        tenth_BT[row, mask_T] = torch.tensor([int(10 * (r + 0.5) / n) for r in range(n)]).long()
+    moved = 0
+    for tenth in range(10):
+        here_BT = (tenth_BT == tenth) & mask_BT
+        one, other = plain_BT[here_BT], dealt_BT[here_BT]
+        assert torch.equal(one.sort().values, other.sort().values)
+        moved += int((one != other).sum())
+    assert moved > 5
+
+
+@pytest.mark.parametrize("rule", ["dial", "tip_p98", "q3", "first_n(n=3)", "random", "tide_excess"])
+def test_matched_keeps_as_many_random_tokens(signals, rule):
+    mask_BT = signals.mask_BT
+    for keep in (0.05, 0.3, 1.0):
+        both = [
+            select_tokens(get_selector(name)(signals), mask_BT, keep=keep, abstains=True)
+            for name in (rule, f"matched({rule})")
+        ]
+        assert int(both[0].sum()) == int(both[1].sum())
+        if rule != "random" and 3 < int(both[0].sum()) < int(mask_BT.sum()):
+            assert not torch.equal(*both)
+    within = get_selector(f"matched({rule}, within='response')")(signals)
+    plain = get_selector(rule)(signals)
+    for scores in (within, plain):
+        scores[~mask_BT] = -torch.inf
+    assert torch.equal((within > -torch.inf).sum(1), (plain > -torch.inf).sum(1))
+    # The tokens it may keep are those of the highest keyed number.
+    kept_BT = get_selector(f"matched({rule})")(signals) > -torch.inf
+    kept, left = (signals.uniform_BT[mask_BT & where] for where in (kept_BT, ~kept_BT))
+    assert not len(left) or not len(kept) or kept.min() >= left.max()
+
+
+def test_matched_takes_no_weights_and_leaves_a_budget_what_it_is():
+    from bench.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="sure gives weights: they keep every token"):
+        get_selector("matched(sure)")
+    found = get_selector("matched(dial)")
+    assert (found.keep, found.abstains, found.kind) == (1.0, True, "score")
+    assert get_selector("matched(adakd)").sets_keep and get_selector("matched(q3)").keep is None
+
+
+def test_an_expression_compares_as_many_responses_as_its_rules_do():
+    assert get_selector("shuffled(problem)").responses == 2
+    assert get_selector("shuffled(entropy)").responses == 1

@@ -26,7 +26,7 @@ EQUAL = {
     "soft_or(entropy, teachability_raw)": "teachability_entropy",
     "soft_or(entropy, product(forward_kl, compatibility, norm='none'))": "teachability_entropy",
     "soft_or(normalised(entropy), teachability, norm='none')": "teachability_entropy_docs",
-    "product(complement(entropy, norm='minmax'), reverse_kl, norm='minmax')": "tip_q3",
+    "product(complement(entropy, norm='minmax'), forward_kl, norm='minmax')": "tip_q3",
     "mix(1, entropy, 1, low_student_logprob, 1, forward_kl)": "zscore_mix",
     "bottom(entropy)": "low_entropy",
     "bottom(forward_kl)": "low_forward_kl",

@@ -44,6 +44,8 @@ def reference(batch, k=K) -> dict[str, np.ndarray]:
         "student_logprob_on_teacher_topk_BTK": at(log_p, teacher_top),
         "teacher_mass_on_student_topk_BT": at(q, student_top).sum(-1),
         "student_mass_on_student_topk_BT": at(p, student_top).sum(-1),
+        "student_entropy_slope_BT": (p**2 * (log_p - (p * log_p).sum(-1)[:, None])).sum(-1),
+        "mean_probability_gap_BT": (p * (q - p)).sum(-1),
     }
 
 

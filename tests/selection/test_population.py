@@ -9,9 +9,12 @@ from scipy.stats import rankdata
 
 from bench.selection.population import (
     average_ranks,
+    best_of_each,
     norm_minmax,
     norm_q05,
     percentile_rank,
+    place_in_response,
+    quantile_of_each,
     quantiles,
 )
 
@@ -149,3 +152,34 @@ def test_a_quantile_of_more_tokens_than_torch_quantile_takes():
     x_BT = torch.linspace(0, 1, 17_000_001)[None]
     mask_BT = torch.ones_like(x_BT, dtype=torch.bool)
     assert quantiles(x_BT, mask_BT, 0.25)[0] == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.07, 0.1, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("rounding", ["up", "down", "nearest"])
+def test_the_best_of_each_response_are_counted_exactly(share, rounding):
+    from fractions import Fraction
+    from math import ceil, floor
+
+    x_BT, mask_BT, _ = random_batch(3)
+    x_BT[:, ::3] = -torch.inf  # never
+    x_BT[0, 1::3] = 1.0  # ties
+    tie_BT = torch.rand(x_BT.shape, generator=torch.Generator().manual_seed(9))
+    kept_BT = best_of_each(x_BT, mask_BT, tie_BT, share, rounding, 1)
+    whole = {"up": ceil, "down": floor, "nearest": round}[rounding]
+    for row in range(len(x_BT)):
+        may = [t for t in range(30) if mask_BT[row, t] and x_BT[row, t] > -torch.inf]
+        count = min(len(may), max(1, whole(Fraction(str(share)) * len(may))))
+        best = sorted(may, key=lambda t: (-x_BT[row, t], tie_BT[row, t]))[:count]
+        assert sorted(kept_BT[row].nonzero()[:, 0].tolist()) == sorted(best)
+
+
+def test_the_quantile_and_the_place_of_each_response():
+    x_BT, mask_BT, _ = random_batch(4)
+    mask_BT[1] = False
+    found_B1, place_BT = quantile_of_each(x_BT, mask_BT, 0.1), place_in_response(mask_BT)
+    for row in (0, 2, 3):
+        value_N = x_BT[row, mask_BT[row]].double().numpy()
+        assert float(found_B1[row]) == pytest.approx(np.quantile(value_N, 0.1), rel=1e-6)
+        n = len(value_N)
+        np.testing.assert_allclose(place_BT[row, mask_BT[row]], (np.arange(n) + 0.5) / n, rtol=1e-6)
+    assert found_B1[1].isnan() and not place_BT[~mask_BT].any()

@@ -7,6 +7,7 @@ from dense import (
     WHOLE,
     assert_close,
     chunked_gradients,
+    context,
     dense_logits,
     gradients,
     random_selection,
@@ -37,6 +38,7 @@ def dense_gradients(pair, sample, selected_BT, objective, normalize):
     loss_BT = token_loss(
         objective, student_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1),
         sample.token_BT.flatten(), OBJECTIVES[objective],
+        {name: value_BT.flatten() for name, value_BT in context(sample).items()},
     ).view(sample.mask_BT.shape)  # fmt: skip
     loss_BT = torch.where(selected_BT, loss_BT, 0)
     match normalize:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from losses import K, N, V, distributions, kl, loss_and_gradient, softmax
+from losses import CONTEXT, K, N, V, distributions, kl, loss_and_gradient, softmax
 
 from bench.core.config import OBJECTIVES
 from bench.train.objectives import token_loss
@@ -64,10 +64,88 @@ def todi(p, q, token, beta=1.0):
     return (weight * q * np.log(q / p) + (1 - weight) * p * np.log(p / q)).sum(-1)
 
 
+def log_p_y(p, token):
+    return np.log(p[np.arange(N), token])
+
+
+def given(name):
+    return CONTEXT[name].double().numpy()
+
+
+def residual_advantage(p, q, token):
+    return -given("advantage") * log_p_y(p, token)
+
+
+def tempered(p):
+    t = given("temperature")[:, None]
+    return softmax(np.log(p) / t)
+
+
+def adakd_reverse_kl(p, q, token):
+    return given("temperature") ** 2 * kl(tempered(p), tempered(q))[:, 0]
+
+
+def adakd_forward_kl(p, q, token):
+    return given("temperature") ** 2 * kl(tempered(q), tempered(p))[:, 0]
+
+
+def scope(p, q, token):
+    return np.where(given("right") == 1, -log_p_y(p, token), sampled_reverse_kl(p, q, token))
+
+
+def toward(p, q):
+    ids = top(q)
+    q, p = on(ids, q, p)
+    return (q / q.sum(-1, keepdims=True) * np.log(p)).sum(-1)
+
+
+def tide(p, q, token, weight=1.0):
+    return -given("excess") * log_p_y(p, token) - weight * given("deficit") * toward(p, q)
+
+
+def capped_fkl(p, q, token, cap=0.05):
+    return np.minimum(q * np.log(q / p), cap).sum(-1)
+
+
+def tv_advantage(p, q, token):
+    return -FIXED["tv"] * log_p_y(p, token)
+
+
+def aopd(p, q, token, threshold=0.0, renormalised=True):
+    rows = np.arange(N)
+    is_forward = FIXED["change"][rows, token] <= threshold
+    q_top, p_top = on(top(q), q, p)
+    q_top = q_top / q_top.sum(-1, keepdims=True)
+    p_top = p_top / p_top.sum(-1, keepdims=True) if renormalised else p_top
+    return np.where(is_forward, kl(q_top, p_top)[:, 0], sampled_reverse_kl(p, q, token))
+
+
+def tail_aware_sc(p, q, token):
+    rows, ids = np.arange(N), top(q)
+    p_top, q_top = on(ids, p, q)
+    rest, other = 1 - p_top.sum(-1), 1 - q_top.sum(-1)
+    outside = ~(ids == token[:, None]).any(-1)
+    score = p[rows, token] / FIXED["p"][rows, token] * FIXED["inner"]
+    return kl(p_top, q_top)[:, 0] + rest * np.log(rest / other) + outside * score
+
+
+def fix(p, q, token):
+    """What carries no gradient, at these distributions."""
+    rows, ids = np.arange(N), top(q)
+    gap = np.log(q[rows, token] / p[rows, token])
+    rest, other = (1 - x.sum(-1) for x in on(ids, p, q))
+    FIXED.update(
+        gap=gap, weight=q / p, tv=np.sign(gap) * np.abs(p - q).sum(-1) / 2, change=q - p, p=p,
+        inner=np.log((p[rows, token] / rest) / (q[rows, token] / other)),
+    )  # fmt: skip
+
+
+opd2 = opsa = residual_advantage
 FORMULAS = {f.__name__: f for f in (
     skew_reverse_kl, topk_reverse_kl, topk_reverse_kl_tail, topk_reverse_kl_clamped,
-    topk_forward_kl, k2, eopd, todi,
-)}  # fmt: skip
+    topk_forward_kl, k2, eopd, todi, tv_advantage, residual_advantage, aopd, tail_aware_sc,
+    adakd_reverse_kl, adakd_forward_kl, scope, tide, capped_fkl,
+)} | {"opd2": opd2, "opsa": opsa}  # fmt: skip
 
 
 S: np.ndarray
@@ -82,8 +160,8 @@ def test_an_objective_and_its_gradient_against_finite_differences_in_float64(log
     global S
     token = logits[2].numpy()
     x, (p, q) = logits[0].double().numpy(), distributions(logits)
-    S, rows = top(p), np.arange(N)
-    FIXED.update(gap=np.log(q[rows, token] / p[rows, token]), weight=q / p)
+    S = top(p)
+    fix(p, q, token)
     formula = FORMULAS[objective]
     loss, gradient = loss_and_gradient(objective, *logits)
     np.testing.assert_allclose(loss, formula(p, q, token), rtol=2e-5, atol=2e-5)
@@ -110,23 +188,29 @@ def test_every_objective_has_a_formula_here_or_above():
         ("skew_reverse_kl", {"alpha": 0.5}, lambda p, q, y: skew_reverse_kl(p, q, y, 0.5)),
         ("todi", {"beta": 2.0}, lambda p, q, y: todi(p, q, y, 2.0)),
         ("eopd", {"threshold": 10.0}, lambda p, q, y: eopd(p, q, y, 10.0)),
+        ("aopd", {"threshold": 1.0}, lambda p, q, y: aopd(p, q, y, 1.0)),
+        ("aopd", {"threshold": -1.0}, lambda p, q, y: sampled_reverse_kl(p, q, y)),
+        ("aopd", {"renormalised": 0}, lambda p, q, y: aopd(p, q, y, 0.0, False)),
+        ("tide", {"weight": 3.0}, lambda p, q, y: tide(p, q, y, 3.0)),
+        ("capped_fkl", {"cap": 0.5}, lambda p, q, y: capped_fkl(p, q, y, 0.5)),
     ],
 )
 def test_objectives_read_their_parameters(logits, objective, params, formula):
     token = logits[2].numpy()
     p, q = distributions(logits)
-    FIXED.update(gap=np.log(q[np.arange(N), token] / p[np.arange(N), token]), weight=q / p)
+    fix(p, q, token)
     loss, _ = loss_and_gradient(objective, *logits, params)
     np.testing.assert_allclose(loss, formula(p, q, token), rtol=2e-5, atol=2e-5)
     assert np.abs(loss - loss_and_gradient(objective, *logits)[0]).max() > 1e-3
 
 
-def test_k2s_expected_gradient_is_that_of_reverse_kl(logits):
+@pytest.mark.parametrize("objective", ["k2", "tail_aware_sc"])
+def test_a_sampled_objectives_expected_gradient_is_that_of_reverse_kl(logits, objective):
     student, teacher, _ = logits
     p, q = distributions(logits)
     expected = np.zeros((N, V))
     for token in range(V):
-        _, gradient = loss_and_gradient("k2", student, teacher, torch.full((N,), token))
+        _, gradient = loss_and_gradient(objective, student, teacher, torch.full((N,), token))
         expected += p[:, token : token + 1] * gradient
     exact = p * (np.log(p / q) - kl(p, q))
     np.testing.assert_allclose(expected, exact, rtol=1e-4, atol=1e-5)

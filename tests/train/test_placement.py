@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 from kept import kept_bytes
+from losses import CONTEXT
 from small_pair import loaded_pair, pair_folder, rollout
 from steps import run_steps, same, trainer, weights
 from torch import nn
@@ -134,11 +135,13 @@ def test_autocast_changes_no_divergence_loss_or_gradient_norm():
     student_NV, teacher_NV = (4 * torch.randn(9, 300, generator=generator) for _ in range(2))
     token_N = torch.randint(300, (9,), generator=generator)
 
+    context_N = {name: torch.linspace(0.1, 1, 9) for name in CONTEXT}
+
     def everything() -> list[torch.Tensor]:
         chunk = Chunk(student_NV, teacher_NV, token_N, 8)
         found = list(chunk.signals(SIGNAL_NAMES).values())
         for objective in OBJECTIVES:
-            found.append(token_loss(objective, student_NV, teacher_NV, token_N))
+            found.append(token_loss(objective, student_NV, teacher_NV, token_N, None, context_N))
             found.append(logit_gradient_norm(chunk, objective, {}))
         return found
 

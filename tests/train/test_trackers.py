@@ -147,7 +147,7 @@ def test_an_absent_package_is_said_before_a_model_is_loaded(tmp_path, monkeypatc
     monkeypatch.setattr(
         "bench.train.trackers.find_spec", lambda name: None if name == "wandb" else object()
     )
-    monkeypatch.setattr("bench.run.run_experiment.load_pair", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("bench.run.plan.load_pair", lambda *_: pytest.fail("loaded"))
     runtime = Runtime(runs_dir=tmp_path, log_with=("tensorboard", "wandb"), progress="off")
     with pytest.raises(ConfigError, match=r"'wandb' is not installed.*opd-bench\[trackers\]"):
         run_experiment(experiment(), runtime)
