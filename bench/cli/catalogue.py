@@ -1,45 +1,40 @@
 """The registry -> selectors/README.md: a guide, then every rule, weight and objective."""
 
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from bench.core.config import OBJECTIVES, objective_defaults
+from bench.core.config import (
+    OBJECTIVES,
+    ON_SAMPLED_TOKEN,
+    SELECT_THEMSELVES,
+    objective_defaults,
+)
 from bench.selection.combinations import COMBINATIONS
 from bench.selection.registry import get_selector, selector_names
 from bench.selection.selector import COST_CLASSES, Selector
+from bench.selection.signals import STUDENT_ONLY
 from bench.tables.sheet import table
-from bench.train.objectives import FORMULAS
+from bench.train.batch_objectives import context_needs
+from bench.train.objectives import FORMULAS, needs_teacher
 
 NOT_BUILT: dict[str, tuple[str, str]] = {
-    "CROP": (
-        "arXiv 2608.13387",
-        "a second student pass under a paraphrased or counterfactual prompt; neither the score nor "
-        "the prompts are stated in what we read. The pass is there (`counterfactual_logprob_BT`), "
-        "and `prompt_reliance` is this project's own rule on it.",
-    ),
-    "AdaKD's temperatures": (
-        "arXiv 2510.11615",
-        "token-wise temperatures change the loss, not which tokens have one; the formula is not in "
-        "what we read.",
-    ),
-    "TIDE's reward": (
-        "arXiv 2608.09836",
-        "2(e^{Δ/2} - 1) is given as a reward; how it enters the gradient is not stated in what we "
-        "read.",
-    ),
-    "AOPD's second objective": (
-        "arXiv 2605.06387",
-        "the sign of q(y) - p(y) chooses between two objectives there; which the second is, is not "
-        "stated in what we read. `sign_gate` is the gate.",
-    ),
-    "SCOPE's likelihood path": (
-        "arXiv 2604.10688",
-        "right responses are trained by likelihood there; a run has one objective. `scope` gives "
-        "the weights.",
-    ),
     "a top-K divergence as an advantage": (
         "several trainers",
         "it is the same for every token that could have been sampled, so its expected policy "
         "gradient is zero: `--objective topk_..._advantage` is refused.",
+    ),
+    "CAL": ("arXiv 2609.21619", "its feedback texts are in no source that we could read."),
+    "META": ("arXiv 2610.11989", "the form of f and of the outer step is not stated."),
+    "DR": ("arXiv 2609.38025", "the reward's gradient is not stated."),
+    "hinge routing": ("arXiv 2609.08337", "potential and budget are not stated."),
+    "CMT": ("ihbkaiser/jta-opd", "r_U and the population of its Gibbs weights are not stated."),
+    "SA-OPD": ("arXiv 2608.03632", "its FLMR threshold is not stated."),
+    "R²-OPD": ("arXiv 2608.19408", "its rule for spans is not stated."),
+    "DASH": ("arXiv 2608.06243", "the exact gate is not stated."),
+    "S2D-OPD's KL anchor": (
+        "arXiv 2609.29142",
+        "its weight is not stated; the selector is `reference_jsd`.",
     ),
 }
 """What is published and not offered, with its source and the reason."""
@@ -54,15 +49,21 @@ generated from the registry by `bench selectors catalogue`, and a test keeps it 
 
     bench selectors                                             # every rule: what it keeps, source
     bench selectors show teachability                           # its docstring, parameters, example
+    bench selectors --objectives                                # every objective
     bench run --selector teachability --keep 0.05
     bench run --selector entropy --keep "cosine(0.5, 0.05)"     # a budget that changes over steps
 
-Some rules ask for more than two models' logits: the right answers (`scope`, `correct`), a third
-model (`cc`, `--reference`), a second pass under other numbers (`prompt_reliance`), or the steps
-before (`adakd`, `rock`, `reopold`: their memory is saved with each checkpoint). The engine gives it
-only when a rule asks. Weights, and rules that set their own budget, have no keep to match and are
-compared in tables of their own; under a schedule of `keep`, rules are compared with `random` under
-the same one.
+Some rules ask for more than two models' logits: the right answers (`scope`, `opdvr`), a third model
+(`cc`, `reference_jsd`: `--reference`), a pass under other prompts (`crop`, `cs`, `credit`; a prompt
+file names its rewordings with `--columns paraphrase=NAME,one_change=NAME`), or the steps before
+(`adakd`, `rock`, `reopold`: their memory is saved with each checkpoint). The engine gives it only
+when a rule asks. Weights, and rules that set their own budget (`dial`, `tip_p98`: a share of each
+response, the parameter `share`), have no keep to match and are compared in tables of their own,
+with `shuffled(X)` and `matched(X)` as their controls; under a schedule of `keep`, rules are
+compared with `random` under the same one.
+
+Whose signals a rule reads, and who samples, are settings: `--score-model initial` scores every mask
+by the student before training, `--rollout-model initial` samples all responses from it.
 
 The folder has no `__init__.py` on purpose: the standard library has a module named `selectors`. It
 is installed as `token_selectors`.
@@ -79,9 +80,9 @@ sweeps, `get_selector`):
     bench run --selector "gate(low_entropy, tip(norm='rank'))"           # where the first is high
     bench run --selector "shuffled(teachability)"                        # the control
 
-`reversed` and `bottom` are controls as well. A wrong name or bracket is pointed at. The run id of
-an expression covers the source of every rule in it. A token that a rule inside would never keep is
-never kept.
+`reversed`, `bottom` and `matched` (as many random tokens) are controls as well. A wrong name or
+bracket is pointed at. The run id of an expression covers the source of every rule in it. A token
+that a rule inside would never keep is never kept.
 
 {words}
 
@@ -185,7 +186,8 @@ def markdown() -> str:
         f"## Deviations\n\nWhere we read a source one way of several, or do otherwise than it "
         f"does.\n\n{_deviations(found)}",
         f"## Objectives\n\n`--objective NAME --objective-params name=value`. One for all kept "
-        f"tokens of a run.\n\n{_objectives()}",
+        f"tokens of a run;\none that selects for itself runs with `--selector full`.\n\n"
+        f"{_objectives()}",
         f"## Published and not built\n\n{_not_built()}",
     ]
     return "\n".join(part.rstrip() + "\n" for part in parts)
@@ -240,14 +242,37 @@ def _words() -> str:
     )
 
 
+def objective_page(name: str) -> dict[str, Any]:
+    """What `bench selectors --objectives` says of an objective."""
+    paragraphs = (FORMULAS[name].__doc__ or "").split("\n\n")
+    told = [" ".join(part.split()) for part in paragraphs]
+    needs = context_needs(name)
+    found = re.search(r"Source: (.+?)\.?$", " ".join(told))
+    return {
+        "name": name,
+        "parameters": objective_defaults(name),
+        "needs": list(needs),
+        "source": found.group(1) if found else "",
+        "summary": told[0].partition(" Source:")[0],
+        "teacher_free": not needs_teacher(name) and STUDENT_ONLY.issuperset(needs),
+        "reads_sampled_token": name in ON_SAMPLED_TOKEN,
+        "selects_for_itself": name in SELECT_THEMSELVES,
+    }
+
+
 def _objectives() -> str:
     rows = []
-    for name, formula in FORMULAS.items():
-        doc = " ".join((formula.__doc__ or "").split("\n\n")[0].split())
-        defaults = objective_defaults(name).items()
-        parameters = ", ".join(f"`{key}={value:g}`" for key, value in defaults)
-        rows.append((f"`{name}`", parameters, doc.partition(" Source:")[0]))
-    return table(("name", "parameters", "loss of a token"), rows)
+    for page in map(objective_page, OBJECTIVES):
+        parameters = ", ".join(f"`{key}={value:g}`" for key, value in page["parameters"].items())
+        marks = [
+            *(["selects for itself"] if page["selects_for_itself"] else []),
+            *(["reads y"] if page["reads_sampled_token"] else []),
+            *(["no teacher"] if page["teacher_free"] else []),
+        ]
+        rows.append(
+            (f"`{page['name']}`", ", ".join(marks), parameters, page["summary"], page["source"])
+        )
+    return table(("name", "kind", "parameters", "loss of a token", "source"), rows)
 
 
 def _not_built() -> str:

@@ -30,7 +30,8 @@ SETTINGS: dict[str, str] = {
     "Place and speed": """runs_dir rows device micro_batch micro_batch_tokens
         gradient_checkpointing offload_teacher rollout_batch eval_batch logit_chunk reuse_hidden
         checkpoint_every vllm_memory vllm_check_every""",
-    "Logging": "progress log_with log_signals shadow shadow_keep shadow_every token_bank drift_every",
+    "Logging": """progress log_with log_signals shadow shadow_keep shadow_every token_bank
+        drift_every""",
     "Output": "as_json",
 }
 """group -> what it shows: fields of Experiment, Runtime and Diagnosis, and FLAGS."""

@@ -35,8 +35,17 @@ ONLY_SHOWN = ("docstring", "parameters", "example")
 
 
 @selectors_app.default
-def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
+def selectors(
+    *,
+    objectives: Annotated[
+        bool, Parameter(help="List the objectives that rules are crossed with.", negative=())
+    ] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
     """List the registered selectors with kind, needs, source and one line."""
+    if objectives:
+        return _list_objectives(as_json)
     from bench.selection.registry import get_selector, selector_names
 
     pages = [selector_page(get_selector(name)) for name in selector_names()]
@@ -45,6 +54,21 @@ def selectors(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> N
         print_json(rows)
     else:
         print_selectors(rows)
+
+
+def _list_objectives(as_json: bool) -> None:
+    from bench.cli.catalogue import objective_page
+    from bench.core.config import OBJECTIVES
+
+    pages = [objective_page(name) for name in OBJECTIVES]
+    if as_json:
+        print_json(pages)
+        return
+    table = Table("name", "parameters", "loss of a token", "source")
+    for page in pages:
+        named = ", ".join(f"{name}={value:g}" for name, value in page["parameters"].items())
+        table.add_row(page["name"], named, escape(page["summary"]), escape(page["source"]))
+    console().print(table)
 
 
 @selectors_app.command

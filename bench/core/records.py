@@ -58,6 +58,10 @@ class RunRecord(BaseModel):
     """rollout; teacher (its backbone); score (student backbone, both heads, signals, selection);
     loss (gradient pass and update); evaluate; total."""
     peak_memory_bytes: int
+    training: dict[str, float] = {}
+    """`entropy` (nats a token, of the sampling distribution) and `response_length` (tokens) of the
+    student's last tenth of steps; `grad_norm` before clipping, `displacement` of an update and,
+    where it is logged, `overlap_with_initial`, means over steps. Older rows have none."""
     signals: dict[str, dict[str, float]] = {}
     """Each (B, T) signal that the rule read, mean over steps: `all` its mean over the sampled
     tokens, `q05` and `q95` its quantiles."""
@@ -257,6 +261,20 @@ class RunFolder:
             name: {key: sum(found) / len(found) for key, found in of_signal.items()}
             for name, of_signal in values.items()
         }
+
+    def training(self) -> dict[str, float]:
+        """What `RunRecord.training` says, from metrics.jsonl."""
+        lines = [json.loads(line) for line in read_lines(self._metrics)]
+        last = lines[-max(1, len(lines) // 10) :]
+        found = {}
+        for name, of in (
+            ("entropy", last), ("response_length", last), ("grad_norm", lines),
+            ("displacement", lines), ("overlap_with_initial", lines),
+        ):  # fmt: skip
+            values = [line[name] for line in of if name in line]
+            if values:
+                found[name] = sum(values) / len(values)
+        return found
 
     def cut_logs(self, steps: int) -> None:
         """Drop what was logged of steps that a resumed run is about to take again."""

@@ -185,6 +185,7 @@ def _record(
             "total": totals.wall + evaluations.seconds - evaluations.curve_seconds,
         },
         peak_memory_bytes=peak,
+        training=plan.folder.training(),
         signals=plan.folder.signals(),
         pair_facts=dict(plan.pair.facts),
         points_to=plan.points_to,

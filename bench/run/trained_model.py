@@ -126,11 +126,11 @@ def scores_of(results: Results) -> dict[str, dict[str, Any]]:
             "parse_failure_rate": result.parse_failure_rate,
             "truncation_rate": result.truncation_rate,
             "mean_response_tokens": result.mean_response_tokens,
+            "pass_at_k": result.pass_at_k,
         }
         if task_settings(task).data or result.temperature:
             scores[task] |= {
                 "samples": result.k,
-                "pass_at_k": result.pass_at_k,
                 "temperature": result.temperature,
                 "top_p": result.top_p,
                 "comparison_failure_rate": result.comparison_failure_rate,

@@ -88,6 +88,8 @@ def line_of(
         "effective_sample_size": selection.effective_sample_size,
         "reused_hidden": rollout.student_hidden_ND is not None,
         **({"vllm_difference": vllm.difference} if vllm is not None else {}),
+        # -log p(y) of tokens drawn from p: its mean is that of H(p).
+        "entropy": -float(rollout.student_logprob_BT[rollout.mask_BT].double().mean()),
         "response_length": sampled / len(rollout.finish_reason_B),
         "stop_rate": rollout.finish_reason_B.count("stop") / len(rollout.finish_reason_B),
         "signals": summarise(taken.signals, selection.selected_BT),

@@ -69,9 +69,9 @@ def _count(k: float, vocabulary: int) -> int:
 
 
 def reverse_kl(student_logit_NV: Tensor, teacher_logit_NV: Tensor) -> Tensor:
-    """KL(p‖q) = Σ_v p(v) [log p(v) - log q(v)]. Source: arXiv 2306.08543, 2306.13649.
+    """KL(p‖q) = Σ_v p(v) [log p(v) - log q(v)].
 
-    Of logits, where the others take log-probabilities.
+    Of logits, where the others take log-probabilities. Source: arXiv 2306.08543, 2306.13649.
     """
     return cast(Tensor, ReverseKL.apply(student_logit_NV, teacher_logit_NV))
 
@@ -135,6 +135,7 @@ def sampled_reverse_kl(student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor) 
 
     The PPO ratio of arXiv 2605.26844 is 1 here, since each rollout is used for one update, so its
     clipping (0.2/0.28) never binds and is not computed. The value is not a divergence.
+    Source: arXiv 2605.26844.
     """
     student_N = student_NV.gather(-1, token_N[:, None])[:, 0]
     teacher_N = teacher_NV.gather(-1, token_N[:, None])[:, 0]
@@ -151,6 +152,7 @@ def topk_reverse_kl(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tensor:
     """KL of the conditionals on S: Σ_S p(v|S) [log p(v|S) - log q(v|S)], S the student's top K.
 
     S is a fixed set: no gradient goes through the choice of its members.
+    Source: this project, one of three readings of trainers' top-K reverse KL.
     """
     student_NK, teacher_NK = _on_student_topk(student_NV, teacher_NV, k)
     student_NK = student_NK - student_NK.logsumexp(-1, keepdim=True)
@@ -162,6 +164,7 @@ def topk_reverse_kl_tail(student_NV: Tensor, teacher_NV: Tensor, k: int) -> Tens
     """Σ_S p [log p - log q] + (1-P_S) [log(1-P_S) - log(1-C)]: all else is one more bucket.
 
     P_S = Σ_S p, C = Σ_S q. A bucket whose mass is lost to rounding counts as 1e-9.
+    Source: this project, one of three readings of trainers' top-K reverse KL.
     """
     student_NK, teacher_NK = _on_student_topk(student_NV, teacher_NV, k)
     inside_N = torch.linalg.vecdot(student_NK.exp(), student_NK - teacher_NK)
@@ -176,6 +179,7 @@ def topk_reverse_kl_clamped(student_NV: Tensor, teacher_NV: Tensor, k: int) -> T
 
     Our reading of "clamped": where the sum is negative, loss and gradient are 0. It is not
     stationary at p = q: its gradient there still lowers P_S.
+    Source: this project, one of three readings of trainers' top-K reverse KL.
     """
     student_NK, teacher_NK = _on_student_topk(student_NV, teacher_NV, k)
     return torch.linalg.vecdot(student_NK.exp(), student_NK - teacher_NK).clamp(min=0)

@@ -15,6 +15,9 @@ from small_pair import pair_folder
 
 from bench.core.processes import leave_group
 
+# One after another: each finds a free port, which another could take first.
+pytestmark = pytest.mark.xdist_group("launched")
+
 HERE = Path(__file__).parents[1] / "helpers"
 LAUNCH = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
           "--dynamo_backend", "no"]  # fmt: skip

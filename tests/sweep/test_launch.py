@@ -14,6 +14,9 @@ from bench.run.plan import make_plan
 from bench.run.run_experiment import run_experiment
 from bench.sweep.launch import run_launched
 
+# One after another: each finds a free port, which another could take first.
+pytestmark = pytest.mark.xdist_group("launched")
+
 ACCELERATE = (
     "python -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 "
     "--mixed_precision no --dynamo_backend no"

@@ -13,6 +13,9 @@ from bench.tasks.grader import Comparison, Grader
 from bench.tasks.notation import LONGEST, compact, plain
 from bench.tasks.plain_numbers import plain_number
 
+# On one worker: the verdicts are found once.
+pytestmark = pytest.mark.xdist_group("equality")
+
 TABLE = pairs()
 HOSTILE = ("hostile", "hostile responses")
 
