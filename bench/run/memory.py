@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench.core.config import Experiment, Runtime
+from bench.train.setup import needs_initial
 
 FLOAT = 4
 """Bytes of a weight, a gradient and each of AdamW's two moments: always float32."""
@@ -157,6 +158,8 @@ def _held(
     if experiment.lora:
         trained = student.adapter_parameters(experiment.lora, experiment.lora_targets)
     own = FLOAT * (student.parameters + (trained if experiment.lora else 0))
+    if needs_initial(experiment, runtime) and not experiment.lora:
+        own += FLOAT * student.parameters  # the student before training
     whole = 0 if one_model else each * teacher.parameters
     # Autocast keeps half-precision copies of what is trained, and makes others at each use.
     copies = each * (student.head if experiment.lora else student.parameters)

@@ -22,7 +22,7 @@ from bench.core.files import write_json, write_text
 from bench.core.parent import GRACE_S, stop_with
 from bench.core.processes import leave_group
 from bench.core.records import RunFolder, RunRecord
-from bench.core.stopping import StopRequest
+from bench.core.stopping import StopRequest, end_at_once
 from bench.run.plan import make_plan
 from bench.run.run_experiment import OnCurve, run_experiment
 
@@ -133,4 +133,4 @@ def _tell(job: Path, message: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    end_at_once(lambda: main(Path(sys.argv[1])))

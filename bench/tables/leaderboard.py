@@ -43,9 +43,12 @@ from bench.tables.versions import (
 )
 
 UNREAD: dict[str, tuple[str, ...]] = {
-    "full": ("k", "keep", "scope", "min_keep_per_response", "refill", "population", "ties"),
-    "random": ("k", "population"),
-}
+    "full": (
+        "k", "keep", "scope", "min_keep_per_response", "refill", "population", "ties",
+        "score_model",
+    ),
+    "random": ("k", "population", "score_model"),
+}  # fmt: skip
 """Fields that a reference trains alike under any value of: neither reads a signal, so no top-K set,
 and `full` selects every token whatever spends the budget. (A `random` that another rule fills reads
 what that rule reads.)"""

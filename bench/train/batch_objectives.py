@@ -27,6 +27,8 @@ class Context:
     value_BT: Mapping[str, Tensor] = field(default_factory=dict)
     selected_BT: Tensor | None = None
     """bool: the tokens that it trains on, where it selects for itself."""
+    teacher_hidden_ND: Tensor | None = None
+    """The teacher's hidden states of this process's rows, where they were found on the way."""
 
 
 def residual_advantage(student_NV: Tensor, token_N: Tensor, advantage_N: Tensor) -> Tensor:

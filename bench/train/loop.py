@@ -99,8 +99,11 @@ class Trainer:
                     selection = Selection.of_weights(context.selected_BT.float())
             overlap = self.overlap_with_initial(rollout, step, selection, scored, timer)
             with timer.phase("loss"):
+                teacher_ND = scored.teacher_hidden_ND
+                if teacher_ND is None:
+                    teacher_ND = context.teacher_hidden_ND
                 outputs = self.gradient(
-                    rollout, selection, scored.teacher_hidden_ND, context,
+                    rollout, selection, teacher_ND, context,
                     keeps_hidden=observer is not None,
                 )  # fmt: skip
             taken = StepTaken(step, rollout, signals, scored, selection, outputs, overlap)
@@ -160,8 +163,14 @@ class Trainer:
         if scored.teacher_hidden_ND is not None:
             self.totals.scored += int(rollout.mask_BT.sum())
         with timer.phase("score"):
-            signals = self.joined(rollout, step, scored, self.setup.extra_names, self.setup.scorer)
+            signals = self.of_population(
+                self.joined(rollout, step, scored, self.setup.extra_names, self.setup.scorer)
+            )
         return signals, scored
+
+    def of_population(self, signals: TokenSignals) -> TokenSignals:
+        """The signals as a rule reads them: with statistics over what `population` says."""
+        return signals.over_rows() if self.experiment.population == "rows" else signals
 
     def joined(
         self,
@@ -179,8 +188,7 @@ class Trainer:
         )  # fmt: skip
         values = {name: self.processes.join(value) for name, value in scored.values.items()}
         values |= self.extra_signals(rollout, step, scored, extra_names, scorer, k)
-        signals = with_signals(base, values)
-        return signals.over_rows() if self.experiment.population == "rows" else signals
+        return with_signals(base, values)
 
     def score(
         self,
@@ -220,11 +228,11 @@ class Trainer:
             self.totals.scored += int(rollout.mask_BT.sum())
         signals = self.joined(rollout, step, found, extra, self.student, k)
         context = context_of(experiment.objective, signals, setup.objective_params)
-        if context.selected_BT is None:
-            return context
-        # Each process rounds for itself: the main one's choice counts.
-        selected_BT = self.processes.of_main(context.selected_BT.float()) > 0
-        return Context(context.value_BT, selected_BT)
+        selected_BT = context.selected_BT
+        if selected_BT is not None:
+            # Each process rounds for itself: the main one's choice counts.
+            selected_BT = self.processes.of_main(selected_BT.float()) > 0
+        return Context(context.value_BT, selected_BT, found.teacher_hidden_ND)
 
     def overlap_with_initial(
         self, rollout: Rollout, step: int, selection: Selection, scored: Scored, timer: Timer
@@ -239,7 +247,9 @@ class Trainer:
             found = self.score(
                 rollout, self.setup.names, model=initial, teacher_hidden_ND=scored.teacher_hidden_ND
             )
-            signals = self.joined(rollout, step, found, self.setup.extra_names, initial)
+            signals = self.of_population(
+                self.joined(rollout, step, found, self.setup.extra_names, initial)
+            )
             with torch.autocast(self.accelerator.device.type, enabled=False):
                 before = self.select(signals, rollout, step)
         both = torch.minimum(selection.weight_BT, before.weight_BT).double().sum()
@@ -355,7 +365,8 @@ class Trainer:
         """One update on every token of a rollout."""
         everything = Selection.of_weights(rollout.mask_BT.float())
         context = self.context(rollout, step)
-        self.update(self.gradient(rollout, everything, teacher_hidden_ND, context).loss)
+        teacher_ND = context.teacher_hidden_ND if teacher_hidden_ND is None else teacher_hidden_ND
+        self.update(self.gradient(rollout, everything, teacher_ND, context).loss)
 
 
 def train(

@@ -170,3 +170,20 @@ def test_every_parameter_changes_the_update(tmp_path, objective):
     for name in OBJECTIVES[objective]:
         params = {"objective_params": {name: other[name]}}
         assert not same(weights_of(trainer(tmp_path / name, **rule, **params)), plain), name
+
+
+@pytest.mark.parametrize("objective", ["tide", "adakd_reverse_kl", "scope"])
+@pytest.mark.parametrize("rule", [{"selector": "full"}, {"selector": "teachability", "keep": 1.0}])
+def test_the_teacher_runs_once_a_step(tmp_path, objective, rule):
+    one = trainer(tmp_path, **rule, objective=objective, steps=2)
+    lines = run_steps(one)
+    assert one.totals.scored == sum(line["sampled_tokens"] for line in lines)
+
+
+def test_an_objective_reads_the_sampled_tokens_whatever_the_population_of_the_rule(tmp_path):
+    ends = [
+        weights_of(trainer(tmp_path / p, selector="entropy", keep=0.5, population=p,
+                           objective="adakd_reverse_kl", stop_ids=MANY_STOPS))
+        for p in ("sampled", "rows")
+    ]  # fmt: skip
+    assert same(*ends)
