@@ -15,9 +15,10 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 demo: .venv/.installed
 	$(BIN)/bench run --selector teachability --keep 0.05
 
-# All cores, one test each at a time; the ten slowest are listed.
+# One after another; on all cores with make test JOBS=auto. The ten slowest are listed.
+JOBS ?= 0
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --durations 10
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations 10
 
 # Everything that can go wrong, tried: crash points, faults, damage, inputs, endurance, mutants.
 # An hour and a half on two idle cores; a share of it (0 to 1): make fire FIRE=0.25
