@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 from arms import Clock, Ours, Plain, responses, sample  # noqa: E402
 from settings import Setting  # noqa: E402
 
+from bench.train.displacement import Moved  # noqa: E402
+
 NUMBERS = ("ours", "trl", "ratio", "ratio_min", "ratio_max")
 MEASURES = ("step_without_rollout_s", "peak_memory_bytes", "rollout_tokens_per_s")
 

@@ -39,8 +39,9 @@ from bench.train.rollout import Rollout, join_rollouts
 UPDATE_CODE = (
     "core/logits", "core/randomness", "core/sampling", "diagnose/updates", "pairs/adapters",
     "pairs/agreement", "pairs/models", "selection/budget", "selection/formulas", "tasks/arithmetic",
-    "train/batch_objectives", "train/decode", "train/displacement", "train/hidden_states", "train/loop", "train/loss", "train/objectives",
-    "train/placement", "train/rollout", "train/scoring", "train/setup",
+    "train/batch_objectives", "train/decode", "train/displacement", "train/hidden_states",
+    "train/loop", "train/loss", "train/objectives", "train/placement", "train/rollout",
+    "train/scoring", "train/setup",
 )  # fmt: skip
 """What a measured gain depends on besides the bank, the update's settings and the models."""
 
