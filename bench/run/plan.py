@@ -105,6 +105,11 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
             "the student as it is, the run's own are not"
         )
     _check_objective(experiment, selector)
+    if experiment.objective in SELECT_THEMSELVES and runtime.drift_every:
+        raise ConfigError(
+            f"drift_every: not accepted with objective {experiment.objective}, which selects its "
+            "tokens itself: no mask of a rule's is there to drift"
+        )
     if selector.responses > experiment.responses_per_prompt:
         raise ConfigError(
             f"responses_per_prompt: {experiment.responses_per_prompt} is not accepted with "

@@ -175,6 +175,8 @@ def test_what_cannot_go_together_is_said(tmp_path):
         trainer(tmp_path, {"drift_every": 1}, selector="adakd")
     with pytest.raises(ConfigError, match="shadow, token_bank: not accepted with score_model"):
         trainer(tmp_path, {"shadow": ("random",)}, score_model="initial")
+    with pytest.raises(ConfigError, match="drift_every: not accepted with objective opsa"):
+        trainer(tmp_path, {"drift_every": 1}, selector="full", objective="opsa")
     with pytest.raises(ConfigError, match="responses_per_prompt: 1 is not accepted with selector"):
         trainer(tmp_path, selector="problem")
     trainer(tmp_path, selector="problem", responses_per_prompt=2)
