@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.core.config import (
+from bench.core.objectives import (
     OBJECTIVES,
     ON_SAMPLED_TOKEN,
     SELECT_THEMSELVES,

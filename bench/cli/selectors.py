@@ -58,7 +58,7 @@ def selectors(
 
 def _list_objectives(as_json: bool) -> None:
     from bench.cli.catalogue import objective_page
-    from bench.core.config import OBJECTIVES
+    from bench.core.objectives import OBJECTIVES
 
     pages = [objective_page(name) for name in OBJECTIVES]
     if as_json:

@@ -33,15 +33,16 @@ from bench.selection.budget import Selection
 from bench.selection.formulas import chunk_signals
 from bench.tasks.prompt_sets import get_prompts
 from bench.train.hidden_states import hidden_states
-from bench.train.loop import Trainer, train
+from bench.train.loop import train
 from bench.train.rollout import Rollout, join_rollouts
+from bench.train.trainer import Trainer
 
 UPDATE_CODE = (
-    "core/logits", "core/randomness", "core/sampling", "diagnose/updates", "pairs/adapters",
-    "pairs/agreement", "pairs/models", "selection/budget", "selection/formulas", "tasks/arithmetic",
-    "train/batch_objectives", "train/decode", "train/displacement", "train/hidden_states",
-    "train/loop", "train/loss", "train/objectives", "train/placement", "train/rollout",
-    "train/scoring", "train/setup",
+    "core/logits", "core/objectives", "core/randomness", "core/sampling", "diagnose/updates",
+    "pairs/adapters", "pairs/agreement", "pairs/models", "selection/budget", "selection/formulas",
+    "tasks/arithmetic", "train/batch_objectives", "train/decode", "train/displacement",
+    "train/hidden_states", "train/loop", "train/loss", "train/objectives", "train/placement",
+    "train/rollout", "train/scoring", "train/setup", "train/trainer",
 )  # fmt: skip
 """What a measured gain depends on besides the bank, the update's settings and the models."""
 

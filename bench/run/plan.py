@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import provenance
-from bench.core.config import SELECT_THEMSELVES, Experiment, Runtime
+from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError, unknown_name
 from bench.core.files import digest8
 from bench.core.keep_schedule import keep_name
+from bench.core.objectives import SELECT_THEMSELVES
 from bench.core.records import RunFolder
 from bench.pairs.adapters import check_peft
 from bench.pairs.agreement import pair_chat

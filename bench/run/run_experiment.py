@@ -23,8 +23,9 @@ from bench.shadow.shadow import Shadow
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.protocol import asking_of, task_settings
 from bench.train.checkpoints import full_state
-from bench.train.loop import Trainer, train
+from bench.train.loop import train
 from bench.train.metrics import Totals
+from bench.train.trainer import Trainer
 from bench.train.vllm_rollout import require_vllm
 
 OnCurve = Callable[[int, dict[str, float]], None]

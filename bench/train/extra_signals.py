@@ -45,6 +45,10 @@ class ExtraSources:
     """What the run has counted, which an update that is undone must not change."""
 
 
+OF_TEACHER = ("negative_logprob_BT", "teacher_one_change_jsd_BT", "teacher_paraphrase_jsd_BT")
+"""Signals that take passes of the teacher beside its scoring pass; they count in the run's cost."""
+
+
 def extra_signal(name: str, sources: ExtraSources, setup: Setup) -> Tensor:
     """One of EXTRA_SIGNALS: (B,), or (N,) or (N, K) over the sampled tokens of the batch."""
     match name:
@@ -54,6 +58,9 @@ def extra_signal(name: str, sources: ExtraSources, setup: Setup) -> Tensor:
             return gain(sources, setup)
     if name in FREE:
         return FREE[name](sources.rollout)
+    if name in OF_TEACHER:
+        again = name != "negative_logprob_BT" and sources.teacher_hidden_ND is None
+        sources.totals.scored += (1 + again) * int(sources.rollout.mask_BT.sum())
     with torch.no_grad():
         return setup.processes.join(_own_signal(name, sources, setup))
 

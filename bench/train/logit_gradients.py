@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.core.config import objective_defaults
+from bench.core.objectives import objective_defaults
 from bench.selection.formulas import Chunk
 
 CLOSED_FORMS = ("reverse_kl", "forward_kl", "jsd", "sampled_reverse_kl")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bench.core.config import OBJECTIVES, objective_defaults
 from bench.core.logits import log_softmax
+from bench.core.objectives import OBJECTIVES, objective_defaults
 from bench.train.batch_objectives import BATCH_FORMULAS
 
 

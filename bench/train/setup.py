@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
-from bench.core.config import Experiment, Runtime, objective_defaults
+from bench.core.config import Experiment, Runtime
 from bench.core.errors import BenchError, ConfigError
+from bench.core.objectives import objective_defaults
 from bench.core.processes import Processes, Worked, is_sharded, make_accelerator, shard
 from bench.core.provenance import peak_memory_bytes
 from bench.pairs.adapters import add_adapter, weight_sharing_copy

@@ -33,8 +33,8 @@ from bench.pairs.pair import get_pair
 from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
 from bench.train.hidden_states import hidden_states
-from bench.train.loop import Trainer
 from bench.train.rollout import Rollout
+from bench.train.trainer import Trainer
 
 ROLLOUTS = "rollouts.pt"
 
@@ -95,7 +95,7 @@ class Clock:
 
 
 class Ours:
-    """`bench.train.loop.Trainer.step`, logging included, on the given responses.
+    """`bench.train.trainer.Trainer.step`, logging included, on the given responses.
 
     Sampling leaves the student's hidden states behind, which the engine scores; for responses that
     were sampled beforehand they are computed ahead of the step, as sampling would have. What it

@@ -20,7 +20,7 @@ from bench.core.config import Experiment, Runtime
 from bench.pairs.models import load_pair
 from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
-from bench.train.loop import Trainer
+from bench.train.trainer import Trainer
 
 RULES = {"teachability": 0.05, "tip": 0.05, "full": 1.0, "entropy": 0.05, "random": 0.05}
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.config import ON_SAMPLED_TOKEN, Experiment
+from bench.core.config import Experiment
 from bench.core.errors import ConfigError
+from bench.core.objectives import ON_SAMPLED_TOKEN
 
 TESTS = Path(__file__).parent.parent
 PROOFS = {

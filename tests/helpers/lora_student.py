@@ -2,7 +2,7 @@
 
 from steps import weights
 
-from bench.train.loop import Trainer
+from bench.train.trainer import Trainer
 
 LORA = {"lora": 4, "learning_rate": 1e-2}
 PAIRS = [("qwen3", True), ("qwen3", False), ("qwen2", True), ("qwen2", False)]

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from bench.core.config import OBJECTIVES
+from bench.core.objectives import OBJECTIVES
 from bench.train.objectives import token_loss
 
 K = 3

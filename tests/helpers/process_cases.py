@@ -28,9 +28,9 @@ from bench.pairs.models import load_pair
 from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
 from bench.tasks.responses import Decoding, respond
-from bench.train.loop import Trainer
 from bench.train.metrics import Timer
 from bench.train.setup import make_optimizer
+from bench.train.trainer import Trainer
 
 SMALL = {
     "prompts_per_step": 7, "responses_per_prompt": 2, "max_new_tokens": 10, "steps": 3, "keep": 0.3,

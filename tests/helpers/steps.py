@@ -8,7 +8,7 @@ from small_pair import pair_folder
 from bench.core.config import Experiment, Runtime
 from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
-from bench.train.loop import Trainer
+from bench.train.trainer import Trainer
 
 SMALL = {"prompts_per_step": 6, "max_new_tokens": 10, "steps": 3, "eval_items": 8, "k": 8}
 QUIET = {"device": "cpu", "progress": "off"}

@@ -13,8 +13,8 @@ from bench.pairs.adapters import add_adapter, weight_sharing_copy
 from bench.pairs.models import load_model, load_pair
 from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
-from bench.train.loop import Trainer
 from bench.train.setup import place_frozen
+from bench.train.trainer import Trainer
 
 
 def self_distilled(tmp_path, side="student", **values) -> tuple[Trainer, Trainer]:

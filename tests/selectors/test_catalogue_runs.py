@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bench import get_selector, selector_names
-from bench.core.config import OBJECTIVES, SELECT_THEMSELVES, Experiment, Runtime
+from bench.core.config import Experiment, Runtime
+from bench.core.objectives import OBJECTIVES, SELECT_THEMSELVES
 from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import embedded_pair_names, get_pair
 from bench.run.plan import make_plan

@@ -7,8 +7,8 @@ from numpy_more_rules import opd2_parts
 from numpy_rules import Tokens
 from steps import run_steps, same, trainer, weights
 
-from bench.core.config import OBJECTIVES, SELECT_THEMSELVES, objective_defaults
 from bench.core.errors import ConfigError
+from bench.core.objectives import OBJECTIVES, SELECT_THEMSELVES, objective_defaults
 from bench.selection.contract_batch import K, make_batch
 from bench.train.batch_objectives import CONTEXTS, context_needs, context_of
 

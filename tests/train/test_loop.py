@@ -59,7 +59,7 @@ def test_random_numbers_and_ties_are_keyed_by_step_and_response(tmp_path, monkey
         seen.append((score_BT.clone(), settings["step"], settings["row_key_B"], settings["seed"]))
         return mask_BT
 
-    monkeypatch.setattr("bench.train.loop.select_tokens", select)
+    monkeypatch.setattr("bench.train.trainer.select_tokens", select)
     run_steps(found)
     assert [step for _, step, _, _ in seen] == [0, 1, 2]
     for score_BT, step, keys, seed in seen:

@@ -10,7 +10,7 @@ import pytest
 from dense_losses import LOSSES
 from proven_steps import proven
 
-from bench.core.config import OBJECTIVES
+from bench.core.objectives import OBJECTIVES
 from bench.train.batch_objectives import CONTEXTS
 
 ENTROPY = {"selector": "entropy", "keep": 0.2}

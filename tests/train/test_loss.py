@@ -54,7 +54,7 @@ def dense_gradients(pair, sample, selected_BT, objective, normalize):
 
 
 def test_every_objective_is_compared_with_the_dense_computation():
-    from bench.core.config import OBJECTIVES as KNOWN
+    from bench.core.objectives import OBJECTIVES as KNOWN
 
     assert set(OBJECTIVES) == set(KNOWN)
 

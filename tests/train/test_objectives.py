@@ -7,7 +7,7 @@ import pytest
 import torch
 from losses import CONTEXT, PARAMS, N, V, distributions, kl, loss_and_gradient, through_softmax
 
-from bench.core.config import OBJECTIVES, ON_SAMPLED_TOKEN
+from bench.core.objectives import OBJECTIVES, ON_SAMPLED_TOKEN
 from bench.train.batch_objectives import CONTEXTS
 from bench.train.objectives import FORMULAS as LOSSES
 from bench.train.objectives import eopd, sampled_reverse_kl, token_loss

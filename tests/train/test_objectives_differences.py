@@ -5,7 +5,7 @@ import pytest
 import torch
 from losses import CONTEXT, K, N, V, distributions, kl, loss_and_gradient, softmax
 
-from bench.core.config import OBJECTIVES
+from bench.core.objectives import OBJECTIVES
 from bench.train.objectives import token_loss
 
 # The further objectives, loss and gradient against float64

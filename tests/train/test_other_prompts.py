@@ -176,3 +176,12 @@ def test_the_prompts_sums_are_of_the_right_models(tmp_path):
     line = one.step(0)
     means = [line["signals"][name]["all"] for name in names]
     assert len(set(means)) == 4 and min(means) > 0
+
+
+@pytest.mark.parametrize("selector, passes", [("crop", 0), ("credit", 1), ("crop_teacher", 4)])
+def test_the_teachers_further_passes_count_in_the_cost(tmp_path, selector, passes):
+    """Beside its scoring pass, or the loss's over what is selected, where there is none."""
+    one = trainer(tmp_path, selector=selector, keep=0.3, steps=1)
+    line = one.step(0)
+    own = line["sampled_tokens"] if selector == "credit" else line["trained_tokens"]
+    assert one.totals.scored == passes * line["sampled_tokens"] + own

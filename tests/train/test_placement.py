@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from bench.core.config import OBJECTIVES
 from bench.core.errors import ConfigError
 from bench.core.logits import head_logits
+from bench.core.objectives import OBJECTIVES
 from bench.core.progress import Progress
 from bench.core.stopping import StopRequest
 from bench.pairs.models import load_model
