@@ -110,7 +110,7 @@ def test_no_file_imports_itself_by_way_of_others():
     [
         (
             "transformers",
-            "core/sampling pairs train run/evaluations run/preflight run/trained_model",
+            "core/decode pairs train run/evaluations run/preflight run/trained_model",
         ),
         ("accelerate", "core/processes train diagnose/build_bank"),
         ("lm_eval", "tasks/evaluate"),

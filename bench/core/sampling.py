@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 EXCLUDED_LOGIT = -1e4
 """Logit of an id that left the vocabulary: probability exactly 0 in float32, yet 0 · log 0 = 0."""
@@ -67,29 +66,6 @@ def sample_tokens(
     token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     token_B1 = token_B1.clamp(max=vocabulary.size - 1)
     return token_B1[:, 0], logprob_BV.gather(-1, token_B1)[:, 0]
-
-
-class KeyedSampler(LogitsProcessor):
-    """`sample_tokens` inside `generate`, for evaluation: leaves only the sampled token possible, so
-    that `generate` picks it greedily, and records its log-probability.
-    """
-
-    def __init__(
-        self, uniform_BT: Tensor, vocabulary: Vocabulary, temperature: float, top_p: float = 1.0
-    ):
-        self.uniform_BT = uniform_BT
-        self.vocabulary = vocabulary
-        self.temperature = temperature
-        self.top_p = top_p
-        self.logprob_TB: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        token_B, logprob_B = sample_tokens(
-            scores, self.uniform_BT[:, len(self.logprob_TB)], self.vocabulary, self.temperature,
-            self.top_p,
-        )  # fmt: skip
-        self.logprob_TB.append(logprob_B)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, token_B[:, None], 0.0)
 
 
 def nucleus(probability_BV: Tensor, top_p: float) -> Tensor:

@@ -40,9 +40,9 @@ GRADIENTS = ("reverse_kl", "forward_kl", "sampled_reverse_kl")
 """Objectives whose logit-gradient norm the bank holds."""
 
 BANK_CODE = (
-    "core/logits", "core/objectives", "core/randomness", "core/sampling", "diagnose/build_bank",
-    "diagnose/compatibility", "pairs/adapters", "pairs/agreement", "pairs/models",
-    "selection/formulas", "tasks/arithmetic", "train/decode", "train/hidden_states",
+    "core/decode", "core/logits", "core/objectives", "core/randomness", "core/sampling",
+    "diagnose/build_bank", "diagnose/compatibility", "pairs/adapters", "pairs/agreement",
+    "pairs/models", "selection/formulas", "tasks/arithmetic", "train/hidden_states",
     "train/logit_gradients", "train/rollout",
 )  # fmt: skip
 """What a bank depends on besides models, prompts and settings."""

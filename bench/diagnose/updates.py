@@ -38,9 +38,9 @@ from bench.train.rollout import Rollout, join_rollouts
 from bench.train.trainer import Trainer
 
 UPDATE_CODE = (
-    "core/logits", "core/objectives", "core/randomness", "core/sampling", "diagnose/updates",
-    "pairs/adapters", "pairs/agreement", "pairs/models", "selection/budget", "selection/formulas",
-    "tasks/arithmetic", "train/batch_objectives", "train/decode", "train/displacement",
+    "core/decode", "core/logits", "core/objectives", "core/randomness", "core/sampling",
+    "diagnose/updates", "pairs/adapters", "pairs/agreement", "pairs/models", "selection/budget",
+    "selection/formulas", "tasks/arithmetic", "train/batch_objectives", "train/displacement",
     "train/hidden_states", "train/loop", "train/loss", "train/objectives", "train/placement",
     "train/rollout", "train/scoring", "train/setup", "train/trainer",
 )  # fmt: skip

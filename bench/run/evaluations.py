@@ -27,11 +27,11 @@ Results = dict[str, TaskResult]
 """task -> result, of one model."""
 
 EVALUATION_CODE = (
-    "core/randomness", "core/sampling", "pairs/adapters", "pairs/agreement", "pairs/models",
-    "tasks/answers", "tasks/arithmetic", "tasks/chat", "tasks/data_files", "tasks/definitions",
-    "tasks/equality", "tasks/evaluate", "tasks/grader", "tasks/maths_sets", "tasks/notation",
-    "tasks/plain_numbers", "tasks/protocol", "tasks/responses", "tasks/results", "tasks/symbolic",
-    "tasks/units",
+    "core/decode", "core/randomness", "core/sampling", "pairs/adapters", "pairs/agreement",
+    "pairs/models", "tasks/answers", "tasks/arithmetic", "tasks/chat", "tasks/data_files",
+    "tasks/definitions", "tasks/equality", "tasks/evaluate", "tasks/grader", "tasks/maths_sets",
+    "tasks/notation", "tasks/plain_numbers", "tasks/protocol", "tasks/responses", "tasks/results",
+    "tasks/symbolic", "tasks/units",
 )  # fmt: skip
 """What a cached baseline depends on besides the model, the data and the settings."""
 WAIT_S = 60.0

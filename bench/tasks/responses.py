@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bench.core.processes import Processes
 
 Report = Callable[[int, int], None]
 
@@ -90,7 +93,7 @@ def respond(
         generate = partial(
             _generate, tokenizer=tokenizer, decoding=decoding,
             prompt_ids=[prompt_ids[row] for row in asked], keys=[keys[row] for row in asked],
-            waits=waits,
+            together=processes if waits else ALONE,
         )  # fmt: skip
         with torch.no_grad():  # else DDP would prepare a backward pass, together with all others
             own.update(zip(batch, run(model, generate), strict=False))
@@ -105,48 +108,26 @@ def _generate(
     decoding: Decoding,
     prompt_ids: list[list[int]],
     keys: list[str],
-    waits: bool,
+    together: Processes,
 ) -> list[list[int]]:
     """Token ids after each prompt; a row's first stop token ends it, the rest is padding.
-    `waits` for the other processes that hold a part of the model.
 
     Padded rows of the head, beyond the tokenizer's vocabulary, are no tokens: never generated.
     """
-    import torch
-
-    pad_id = decoding.stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    width = max(len(ids) for ids in prompt_ids)
-    padded = [[pad_id] * (width - len(ids)) + ids for ids in prompt_ids]
-    is_prompt = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
-    if decoding.temperature == 0:
-        beyond = list(range(len(tokenizer), model.config.vocab_size))
-        choice: dict[str, Any] = {"suppress_tokens": beyond or None}
-    else:
-        choice = {"logits_processor": _sampler(model, len(tokenizer), decoding, keys)}
-    output = model.generate(
-        input_ids=torch.tensor(padded, device=model.device),
-        attention_mask=torch.tensor(is_prompt, device=model.device),
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=list(decoding.stop_ids),
-        pad_token_id=pad_id,
-        do_sample=False,  # where it samples, KeyedSampler has left one token possible
-        num_beams=1,
-        repetition_penalty=1.0,
-        use_cache=True,
-        synced_gpus=waits,
-        **choice,
-    )
-    return output[:, width:].tolist()
-
-
-def _sampler(model: Any, vocabulary: int, decoding: Decoding, keys: list[str]) -> list[Any]:
+    from bench.core.decode import decode, greedy, keyed
     from bench.core.randomness import keyed_uniform
-    from bench.core.sampling import KeyedSampler, Vocabulary
+    from bench.core.sampling import Vocabulary
 
-    shape = (len(keys), decoding.max_new_tokens)
-    uniform_BT = keyed_uniform(decoding.seed, "evaluate", 0, keys, shape, device=model.device)
-    shared = Vocabulary(min(vocabulary, model.config.vocab_size))
-    return [KeyedSampler(uniform_BT, shared, decoding.temperature, decoding.top_p)]
+    vocabulary = Vocabulary(min(len(tokenizer), model.config.vocab_size))
+    choose = greedy(vocabulary)
+    if decoding.temperature > 0:
+        shape = (len(keys), decoding.max_new_tokens)
+        uniform_BT = keyed_uniform(decoding.seed, "evaluate", 0, keys, shape, device=model.device)
+        choose = keyed(uniform_BT, vocabulary, decoding.temperature, decoding.top_p)
+    found = decode(
+        model, prompt_ids, decoding.max_new_tokens, choose, decoding.stop_ids, together=together
+    )
+    return [row.token_T.tolist() for row in found]
 
 
 def _read(tokenizer: Any, token_ids: list[int], decoding: Decoding) -> Response:
@@ -162,10 +143,7 @@ def _read(tokenizer: Any, token_ids: list[int], decoding: Decoding) -> Response:
 
 @contextmanager
 def borrowed(model: Any) -> Iterator[None]:
-    """Evaluation mode and an empty generation_config; those and all random generators are put back.
-
-    `generate` fills whatever a caller leaves unset from the model's own generation_config.
-    """
+    """Evaluation mode; that and all random generators are put back as they were."""
     import numpy as np
     import torch
 
@@ -173,17 +151,14 @@ def borrowed(model: Any) -> Iterator[None]:
 
     model = inner(model)
     was_training = [(module, module.training) for module in model.modules()]
-    generation_config = model.generation_config
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
             model.eval()
-            model.generation_config = type(generation_config)()
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        model.generation_config = generation_config
         for module, is_training in was_training:
             module.training = is_training

@@ -12,11 +12,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bench.core.decode import Sampled, decode, keyed
 from bench.core.processes import ALONE, Processes
 from bench.core.randomness import keyed_uniform
 from bench.core.sampling import Vocabulary
 from bench.tasks.prompts import Prompt
-from bench.train.decode import Sampled, decode
 
 FinishReason = Literal["stop", "length"]
 
@@ -164,9 +164,10 @@ def sample_rollout(
                 sampling.seed, "rollout", sampling.step, part.keys,
                 (len(part.keys), sampling.max_new_tokens), device=model.device,
             )  # fmt: skip
+            choose = keyed(uniform_BT, vocabulary, sampling.temperature, top_p=1.0)
             found = decode(
-                model, part.prompt_tokens, uniform_BT, vocabulary, sampling.temperature,
-                sampling.stop_ids, keeps_hidden, together,
+                model, part.prompt_tokens, sampling.max_new_tokens, choose, sampling.stop_ids,
+                keeps_hidden=keeps_hidden, together=together,
             )  # fmt: skip
             responses += [] if is_surplus else found
     return assemble(requests, responses, sampling.stop_ids, sampling.mask_stop)
@@ -207,6 +208,7 @@ def assemble(
         start = len(prompt_tokens[row])
         masked = n if mask_stop or reasons[row] == "length" else n - 1
         token_BT[row, :n] = response.token_T[:n]
+        assert response.logprob_T is not None
         logprob_BT[row, :n] = response.logprob_T[:n]
         mask_BT[row, :masked] = True
         sequence_BL[row, :start] = torch.tensor(prompt_tokens[row], device=device)

@@ -24,11 +24,11 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.config import Dtype
+from bench.core.decode import Sampled
 from bench.core.errors import BenchError, ConfigError
 from bench.core.processes import ALONE, Processes, inner
 from bench.core.randomness import hash64
 from bench.core.sampling import EXCLUDED_LOGIT, Vocabulary
-from bench.train.decode import Sampled
 from bench.train.hidden_states import PassSettings
 from bench.train.rollout import Requests, Rollout, Sampling, assemble
 from bench.train.scoring import sampled_logprob

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/rollout.py [--rounds 5]
 
-`ours` is bench.train.rollout (finished rows leave the batch every 64 positions), `generate` is
+`ours` is bench.train.rollout (finished rows leave the batch every 8 positions), `generate` is
 transformers' own loop, `continuous` its continuous batching, both with our keyed sampling; `kept`
 is ours with the hidden states kept. They alternate round by round, so that a noisy machine
 disturbs all of them alike; medians, and the ratio of each to `generate` with its spread. The stop
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
+from keyed_sampler import KeyedSampler
 from torch import Tensor
 from transformers import (
     ContinuousBatchingConfig,
@@ -37,12 +38,11 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.utils import logging
 
-from bench.core.processes import ALONE
+from bench.core.decode import decode, keyed
 from bench.core.randomness import keyed_uniform
-from bench.core.sampling import KeyedSampler, Vocabulary, sample_tokens
+from bench.core.sampling import Vocabulary, sample_tokens
 from bench.pairs.models import load_pair
 from bench.pairs.pair import get_pair
-from bench.train.decode import decode
 
 PAGE = 64
 
@@ -95,9 +95,9 @@ def qwen_vocabulary(responses: int, length: int, every: int) -> Work:
 
 
 def ours(w: Work, keeps_hidden: bool = False) -> list[list[int]]:
-    responses = decode(
-        w.model, w.prompts, w.uniform_BT, w.vocabulary, 1.0, w.stop_ids, keeps_hidden, ALONE
-    )
+    choose = keyed(w.uniform_BT, w.vocabulary, 1.0, 1.0)
+    length = w.uniform_BT.shape[1]
+    responses = decode(w.model, w.prompts, length, choose, w.stop_ids, keeps_hidden=keeps_hidden)
     return [response.token_T.tolist() for response in responses]
 
 

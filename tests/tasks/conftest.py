@@ -44,10 +44,10 @@ def model(tokenizer):
 
 
 @pytest.fixture
-def script(model, tokenizer, monkeypatch):
+def script(tokenizer, monkeypatch):
     def install(reply):
         scripted = Scripted(tokenizer, reply)
-        monkeypatch.setattr(model, "generate", scripted)
+        monkeypatch.setattr("bench.core.decode.decode", scripted)
         return scripted
 
     return install

@@ -9,6 +9,7 @@ from bench.core.errors import ConfigError
 from bench.tasks.arithmetic import make_problem, prompt_text
 from bench.tasks.evaluate import evaluate
 from bench.tasks.protocol import Asking
+from bench.tasks.responses import Decoding, respond
 
 
 def test_prompts_reach_the_model_token_for_token_as_in_training(model, tokenizer, script):
@@ -42,23 +43,30 @@ def test_generation_config_does_not_leak(model, tokenizer):
     assert heard[:, 6:].max() < 40, "the planted config would have changed the answers"
 
 
-def test_greedy_decoding_passes_every_parameter(model, tokenizer, script):
-    scripted = script(lambda prompt: "<end>")
-    asking = Asking(max_new_tokens=12)
-    evaluate(model, tokenizer, ["tiny_math"], stop_ids=[END], limit=2, asking=asking)
-    assert scripted.calls == [
-        {
-            "do_sample": False,
-            "repetition_penalty": 1.0,
-            "num_beams": 1,
-            "max_new_tokens": 12,
-            "eos_token_id": [END],
-            "pad_token_id": PAD,
-            "suppress_tokens": None,
-            "use_cache": True,
-            "synced_gpus": False,
-        }
-    ]
+@pytest.mark.parametrize("padded_rows", [0, 7])
+def test_greedy_responses_are_those_of_generate(model, tokenizer, padded_rows):
+    torch.manual_seed(1)
+    shape = {**model.config.to_dict(), "vocab_size": len(tokenizer) + padded_rows}
+    model = Qwen3ForCausalLM(type(model.config)(**shape)).eval()
+    stops = (END, *range(10, 20))
+    texts = [prompt_text(make_problem("eval", index)) for index in range(24)]
+    decoding = Decoding(stops, 24, 0.0, 1.0, batch_size=9, seed=0)
+    found = respond(model, tokenizer, decoding, lambda *_: None, texts, texts)
+    for text, response in zip(texts, found, strict=True):
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        output_1L = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False,
+            eos_token_id=list(stops), pad_token_id=PAD,
+            suppress_tokens=list(range(len(tokenizer), model.config.vocab_size)) or None,
+        )  # fmt: skip
+        expected = output_1L[0, ids.shape[1] :].tolist()
+        assert response.tokens == len(expected)
+        assert response.is_truncated == (expected[-1] not in stops)
+        assert response.text == tokenizer.decode(
+            expected if response.is_truncated else expected[:-1],
+            clean_up_tokenization_spaces=False,
+        )
+    assert len({response.tokens for response in found}) > 2
 
 
 def sample_texts(model, tokenizer, **settings):
@@ -119,10 +127,10 @@ def test_padded_rows_of_the_head_are_never_generated(model, tokenizer):
     with torch.no_grad():
         wider.lm_head.weight[len(tokenizer) :] = 1.0
         wider.model.norm.weight.fill_(1.0)
-    ids = []
-    inner = wider.generate
-    wider.generate = lambda **kwargs: ids.append(inner(**kwargs)) or ids[-1]
-    evaluate(
-        wider, tokenizer, ["tiny_math"], stop_ids=[END], limit=3, asking=Asking(max_new_tokens=4)
-    )
-    assert int(ids[0].max()) < len(tokenizer)
+    decoding = Decoding((END,), 4, 0.0, 1.0, batch_size=3, seed=0)
+    found = respond(wider, tokenizer, decoding, lambda *_: None, ["1", "2", "3"], ["1", "2", "3"])
+    beyond = {wider.config.vocab_size - 1 - row for row in range(7)}
+    assert all(response.tokens == 4 or not response.is_truncated for response in found)
+    said = tokenizer([response.text for response in found], add_special_tokens=False)["input_ids"]
+    assert not beyond & {token for ids in said for token in ids}
+    assert all(response.text for response in found if response.is_truncated)

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from dense import dense_logits
+from keyed_sampler import KeyedSampler
 from scipy import stats
 from small_pair import loaded_pair, prompts, rollout, sampling
 from transformers import GenerationConfig, LogitsProcessorList
 
+from bench.core import decode as decode_module
 from bench.core.randomness import keyed_uniform
-from bench.core.sampling import KeyedSampler, Vocabulary, nucleus
-from bench.train import decode as decode_module
+from bench.core.sampling import Vocabulary, nucleus
 from bench.train.hidden_states import PassSettings, hidden_states
 from bench.train.rollout import sample_rollout
 
@@ -132,12 +133,16 @@ def test_finished_rows_leave_the_batch_and_change_no_other(pair, monkeypatch):
     )
 
 
-def test_up_to_64_tokens_no_row_leaves_and_the_bits_stay(pair):
+@pytest.mark.parametrize("every", [1, 8, 64])
+def test_rows_that_left_change_no_token_and_hardly_a_number(pair, every, monkeypatch):
+    monkeypatch.setattr(decode_module, "DROP_EVERY", every)
     sample = rollout(pair, max_new_tokens=64)
     token_BT, logprob_BT = generated(pair, sample, max_new_tokens=64)
+    mask_BT = sample.mask_BT
     assert len(set(sample.length_B)) > 3
-    assert torch.equal(token_BT[sample.mask_BT], sample.token_BT[sample.mask_BT])
-    assert torch.equal(logprob_BT[sample.mask_BT], sample.student_logprob_BT[sample.mask_BT])
+    assert torch.equal(token_BT[mask_BT], sample.token_BT[mask_BT])
+    bound = {"rtol": 0, "atol": 0 if every == 64 else 1e-5}
+    torch.testing.assert_close(logprob_BT[mask_BT], sample.student_logprob_BT[mask_BT], **bound)
 
 
 @pytest.mark.parametrize("mask_stop", [True, False])

@@ -1,69 +1,100 @@
-"""The sampling loop over a model with a cache: one response to each prompt."""
+"""The decoding loop over a model with a cache: one response to each prompt, of a rollout and of an
+evaluation alike.
+"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from bench.core.processes import Processes
+from bench.core.processes import ALONE, Processes
 from bench.core.sampling import Vocabulary, sample_tokens
+
+Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
+"""(logit_RV, row_R, position) -> the tokens that come next in those rows, and their
+log-probabilities where the caller wants them."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was sampled after one prompt; nothing counts after the first stop token."""
+    """What came after one prompt; nothing counts after the first stop token."""
 
     token_T: Tensor
-    logprob_T: Tensor
+    logprob_T: Tensor | None = None
+    """float32, where the tokens were chosen with it."""
     hidden_TD: Tensor | None = None
     """The last hidden state that predicted each token, where it was asked for."""
 
 
-DROP_EVERY = 64
-"""Positions from one removal of the finished rows to the next. Fewer rows may round the logits of
-the others differently in the last bits, so responses of up to 64 tokens are never touched."""
+DROP_EVERY = 8
+"""Positions from one removal of the finished rows to the next: each copies the cache once more."""
+
+
+def keyed(uniform_BT: Tensor, vocabulary: Vocabulary, temperature: float, top_p: float) -> Choose:
+    """Sampling at a keyed uniform number of each row and position."""
+
+    def choose(logit_RV: Tensor, row_R: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        uniform_R = uniform_BT[row_R, position]
+        return sample_tokens(logit_RV, uniform_R, vocabulary, temperature, top_p)
+
+    return choose
+
+
+def greedy(vocabulary: Vocabulary) -> Choose:
+    """The likeliest token of the vocabulary; of equal ones the smallest id."""
+
+    def choose(logit_RV: Tensor, row_R: Tensor, position: int) -> tuple[Tensor, None]:
+        return vocabulary.cut(logit_RV).argmax(-1), None
+
+    return choose
 
 
 def decode(
     model: PreTrainedModel,
     prompt_tokens: list[list[int]],
-    uniform_BT: Tensor,
-    vocabulary: Vocabulary,
-    temperature: float,
+    max_new_tokens: int,
+    choose: Choose,
     stop_ids: tuple[int, ...],
-    keeps_hidden: bool,
-    together: Processes,
+    *,
+    keeps_hidden: bool = False,
+    together: Processes = ALONE,
 ) -> list[Sampled]:
-    """One response to each prompt, left to the caller to cut at the first stop.
+    """One response to each prompt, at most `max_new_tokens` long, left to the caller to cut at the
+    first stop. `together` are the processes that hold a part of the model each.
 
-    Feeds the model what `generate` would, to the last bit; but finished rows leave the batch, and
-    nothing of a generation_config can leak in.
+    Feeds the model what `generate` would, so that all rows together give the same tokens to the
+    last bit; but finished rows leave the batch, and nothing of a generation_config can leak in.
     """
     pad = stop_ids[0]  # masked wherever it stands
     rows = _Rows.start(prompt_tokens, pad, model)
     stops = torch.tensor(stop_ids, device=model.device)
-    token_BT = torch.full(uniform_BT.shape, pad, device=model.device)
-    logprob_BT = torch.zeros(uniform_BT.shape, device=model.device)
+    token_BT = torch.full((len(prompt_tokens), max_new_tokens), pad, device=model.device)
+    logprob_BT = torch.zeros(token_BT.shape, device=model.device)
     hidden = _HiddenStates(len(prompt_tokens))
-    for t in range(uniform_BT.shape[1]):
-        hidden_R1D = rows.forward(model)
-        logit_RV = model.get_output_embeddings()(hidden_R1D)[:, 0]  # type: ignore[misc]
-        token_R, logprob_R = sample_tokens(
-            logit_RV, uniform_BT[rows.row_R, t], vocabulary, temperature
-        )
-        token_R = token_R.masked_fill(rows.is_done_R, pad)
-        token_BT[rows.row_R, t], logprob_BT[rows.row_R, t] = token_R, logprob_R
-        if keeps_hidden:
-            hidden.add(rows.row_R, hidden_R1D)
-        rows.append(token_R, torch.isin(token_R, stops))
-        if not together.any(not bool(rows.is_done_R.all())):
-            break
-        if (t + 1) % DROP_EVERY == 0:
-            rows.drop_finished()
-    if not keeps_hidden:
-        return [Sampled(*row) for row in zip(token_BT, logprob_BT, strict=True)]
-    return [Sampled(*row) for row in zip(token_BT, logprob_BT, hidden.of_rows(), strict=True)]
+    logprob_R = None
+    # A sharded model gathers its parts in hooks, which know no inference mode.
+    with torch.inference_mode() if together is ALONE else torch.no_grad():
+        for t in range(max_new_tokens):
+            hidden_R1D = rows.forward(model)
+            logit_RV = model.get_output_embeddings()(hidden_R1D)[:, 0]  # type: ignore[misc]
+            token_R, logprob_R = choose(logit_RV, rows.row_R, t)
+            token_R = token_R.masked_fill(rows.is_done_R, pad)
+            token_BT[rows.row_R, t] = token_R
+            if logprob_R is not None:
+                logprob_BT[rows.row_R, t] = logprob_R
+            if keeps_hidden:
+                hidden.add(rows.row_R, hidden_R1D)
+            rows.append(token_R, torch.isin(token_R, stops))
+            if not together.any(not bool(rows.is_done_R.all())):
+                break
+            if (t + 1) % DROP_EVERY == 0:
+                rows.drop_finished()
+    count = len(prompt_tokens)
+    logprobs = [None] * count if logprob_R is None else list(logprob_BT)
+    hiddens = hidden.of_rows() if keeps_hidden else [None] * count
+    return [Sampled(*row) for row in zip(token_BT, logprobs, hiddens, strict=True)]
 
 
 @dataclass
