@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test fire lint results benchmark clean
+.PHONY: demo test fire lint results baselines benchmark clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,6 +37,10 @@ results: .venv/.installed
 	$(BIN)/bench leaderboard --out results
 	$(BIN)/bench leaderboard results/mismatch/rows.jsonl --out results/mismatch --claims sweeps/mismatch.toml
 	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
+
+# Scores of the embedded pairs before training, which ship with them: after a change of evaluation.
+baselines: .venv/.installed
+	$(BIN)/python -m bench.run.shipped
 
 # Speed and memory against TRL, one thread: results/benchmark.md and .json.
 # About half an hour on an idle machine.

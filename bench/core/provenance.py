@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,6 +112,7 @@ _PARSING = threading.Lock()
 """Python 3.11 counts its parser's depth once for all threads, and fails where two are at it."""
 
 
+@cache
 def _deeds(source: str) -> str:
     """The syntax tree of Python code, without its imports and bare strings."""
     with _PARSING:

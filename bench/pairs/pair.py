@@ -38,6 +38,8 @@ class Pair:
     """Recommended values of Experiment fields; nothing applies them by itself."""
     source: str = ""
     """The paper or audit that the pair serves."""
+    baselines: Path | None = None
+    """File of both models' scores before any training, where it ships beside them."""
 
     def __post_init__(self) -> None:
         if self.stop_ids and set(self.stop_ids) != {"student", "teacher"}:
@@ -48,9 +50,11 @@ class Pair:
 
 
 def _embedded(name: str, summary: str) -> Pair:
+    folder = ASSETS / name
     return Pair(
-        name, str(ASSETS / name / "teacher"), str(ASSETS / name / "student"), summary, chat="plain"
-    )
+        name, str(folder / "teacher"), str(folder / "student"), summary, chat="plain",
+        baselines=folder / "baselines.json",
+    )  # fmt: skip
 
 
 ENDOFTEXT, IM_END = 151643, 151645

@@ -1,7 +1,7 @@
 """Scores models on tasks; what a model scores before training is kept, and shared by all runs."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.core.config import Runtime
 from bench.core.errors import ConfigError
-from bench.core.files import canonical_json, clear_temporary, digest8, read_json, write_json
+from bench.core.files import (
+    canonical_json,
+    clear_temporary,
+    digest8,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from bench.core.processes import Processes
 from bench.core.progress import Progress
 from bench.core.provenance import code_digest
@@ -49,6 +56,8 @@ class Baseline:
     stops: tuple[int, ...]
     sha256: str
     """Of its files, and of what else decides its answers."""
+    shipped: Path | None = None
+    """File of scores that came with the model."""
 
 
 class Evaluations:
@@ -130,7 +139,10 @@ class Evaluations:
         self, baseline: Baseline, task: str, limit: int | None, patience: float
     ) -> TaskResult | None:
         """None where another run is at it, and no patience is given."""
-        file = self._baseline_file(baseline, task, limit)
+        file = self.file_of(baseline, task, limit)
+        known = self.processes.lead(lambda: read_shipped(baseline.shipped, file.stem))
+        if known is not None:
+            return TaskResult.from_json(known)
         with ExitStack() as held:
 
             def take() -> bool:
@@ -155,7 +167,8 @@ class Evaluations:
             self.processes.lead(lambda: _write_sealed(file, result.to_json()))
             return result
 
-    def _baseline_file(self, baseline: Baseline, task: str, limit: int | None) -> Path:
+    def file_of(self, baseline: Baseline, task: str, limit: int | None) -> Path:
+        """Where a baseline's score is kept; its name says all that the score depends on."""
         key = digest8(
             {
                 "model": baseline.sha256,
@@ -169,6 +182,28 @@ class Evaluations:
             }
         )
         return self.runtime.runs_dir / "baselines" / f"{baseline.label}-{task}-{key}.json"
+
+
+def read_shipped(file: Path | None, name: str) -> dict[str, Any] | None:
+    """A score that came with a model; None where it is of other code, settings or content.
+
+    Raises ConfigError where the file is damaged.
+    """
+    if file is None or not file.is_file():
+        return None
+    found = read_json(file).get(name)
+    if found is None:
+        return None
+    if found.get("sha256") != _seal(found.get("result")):
+        raise ConfigError(f"{str(file)!r} is damaged: the checksum of {name} is another")
+    return found["result"]
+
+
+def write_shipped(file: Path, results: Mapping[str, TaskResult]) -> None:
+    """name of a kept score -> the score, as `read_shipped` reads them."""
+    values = {name: result.to_json() for name, result in results.items()}
+    sealed = {name: {"sha256": _seal(value), "result": value} for name, value in values.items()}
+    write_bytes(file, (canonical_json(sealed) + "\n").encode())
 
 
 def _write_sealed(file: Path, value: dict[str, Any]) -> None:

@@ -126,11 +126,11 @@ def _baselines(
     pair = trainer.pair
     student = Baseline(
         "untrained", trainer.student, pair.tokenizer, pair.student_stop_ids,
-        plan.baseline_key("student", commits),
+        plan.baseline_key("student", commits), plan.pair.baselines,
     )  # fmt: skip
     teacher = Baseline(
         "teacher", trainer.teacher, pair.tokenizer, pair.teacher_stop_ids,
-        plan.baseline_key("teacher", commits),
+        plan.baseline_key("teacher", commits), plan.pair.baselines,
     )  # fmt: skip
     return student, teacher
 

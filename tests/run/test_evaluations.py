@@ -1,14 +1,18 @@
 """Baselines: one evaluation for all runs, however many start together."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
 
 from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
 from bench.core.processes import ALONE
 from bench.core.progress import Progress
-from bench.run.evaluations import Baseline, Evaluations
+from bench.pairs.pair import embedded_pair_names, get_pair
+from bench.run.evaluations import Baseline, Evaluations, read_shipped, write_shipped
+from bench.run.shipped import untrained
 from bench.tasks.chat import PLAIN_TEXT
 from bench.tasks.protocol import asking_of
 from bench.tasks.results import Sample, TaskResult
@@ -95,7 +99,7 @@ def test_a_baseline_that_is_waited_for_is_looked_at_again_and_again(tmp_path, mo
     evaluations = Scripted(tmp_path)
     looked = []
     monkeypatch.setattr(evaluations.progress, "start", lambda phase, total: looked.append(phase))
-    file = evaluations._baseline_file(BOTH[0], TASK, None)
+    file = evaluations.file_of(BOTH[0], TASK, None)
     file.parent.mkdir(parents=True)
     lock = FileLock(file.with_name(f".{file.name}.lock"), thread_local=False)
     lock.acquire()
@@ -104,3 +108,37 @@ def test_a_baseline_that_is_waited_for_is_looked_at_again_and_again(tmp_path, mo
     assert evaluations.seen == ["teacher", "untrained"]
     assert len(looked) > 1
     assert looked[0] == "another run evaluates untrained on tiny_math; waiting"
+
+
+@pytest.mark.parametrize("name", embedded_pair_names())
+def test_the_scores_that_ship_are_those_of_this_code(name):
+    """Stale: `make baselines`. Another machine's last bits may turn an answer or two."""
+    pair = untrained(name)
+    file = get_pair(name).baselines
+    shipped = {key: TaskResult.from_json(read_shipped(file, key)) for key in pair.names()}
+    for key, score in pair.scores().items():
+        turned = [a != b for a, b in zip(score.score_I, shipped[key].score_I, strict=True)]
+        assert sum(turned) <= 5
+        assert score.item_id_I == shipped[key].item_id_I
+
+
+def test_what_shipped_is_read_and_not_evaluated(tmp_path):
+    file = tmp_path / "baselines.json"
+    scripted = Scripted(tmp_path / "runs")
+    first, second = (replace(one, shipped=file) for one in BOTH)
+    write_shipped(file, {scripted.file_of(first, TASK, None).stem: result(0.75)})
+    found = scripted.baselines((first, second), (TASK,), None)
+    assert found["untrained"][TASK] == result(0.75)
+    assert scripted.seen == ["teacher"]  # of which nothing shipped
+    scripted.baselines((first,), (TASK,), 5)  # other items: another score
+    assert scripted.seen == ["teacher", "untrained"]
+
+
+def test_what_shipped_damaged_is_refused(tmp_path):
+    file = tmp_path / "baselines.json"
+    write_shipped(file, {"one": result(0.75)})
+    file.write_text(file.read_text().replace("0.75", "0.85", 1))
+    with pytest.raises(ConfigError, match="baselines.json' is damaged: the checksum of one"):
+        read_shipped(file, "one")
+    assert read_shipped(file, "two") is None
+    assert read_shipped(tmp_path / "none.json", "one") is None
