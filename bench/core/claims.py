@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +35,31 @@ class Claim(BaseModel):
         return self
 
 
+Expected = Literal["better", "no worse", "alike", "worse"]
+
+
+class Prediction(Claim):
+    """What a paper would expect of one comparison, registered before the runs and scored after.
+
+    "alike" and "no worse" need a margin; the other two take none.
+    """
+
+    by: Annotated[str, Field(min_length=1)]
+    """Who: a paper by name and arXiv id."""
+    expects: Expected
+    pairs: tuple[str, ...] = ()
+    """Where it is expected; all pairs of the sweep where none is named."""
+
+    @model_validator(mode="after")
+    def _check_margin(self) -> "Prediction":
+        if (self.margin is not None) != (self.expects in ("no worse", "alike")):
+            raise ValueError(
+                f"margin: {self.margin} is not accepted with expects {self.expects!r}: 'no worse' "
+                "and 'alike' need one, 'better' and 'worse' take none"
+            )
+        return self
+
+
 class Claims(BaseModel):
     """What a sweep claims, and the day on which that was written down.
 
@@ -46,11 +71,13 @@ class Claims(BaseModel):
     named: date
     primary: tuple[Claim, ...] = ()
     secondary: tuple[Claim, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    """Of no family: each is scored by its own interval."""
 
     @model_validator(mode="after")
     def _check_claims(self) -> "Claims":
         asked = [(c.rule, c.reference, c.keep) for c in (*self.primary, *self.secondary)]
-        if not asked:
+        if not asked and not self.predictions:
             raise ValueError("primary: no claim is named, neither here nor under secondary")
         if twice := next((a for a in asked if asked.count(a) > 1), None):
             rule, reference, keep = twice

@@ -217,8 +217,12 @@ def _check_claims(claims: Claims, blocks: Sequence[Block]) -> None:
         for block in blocks
         for keep in block.grid.get("keep", [block.base.get("keep", Experiment().keep)])
     }
-    for kind in ("primary", "secondary"):
+    pairs = {pair for block in blocks for pair in block.pairs}
+    for kind in ("primary", "secondary", "predictions"):
         for claim in getattr(claims, kind):
+            for pair in getattr(claim, "pairs", ()):
+                if pair not in pairs:
+                    raise unknown_name(f"claims.{kind}.pairs", pair, pairs)
             for name in (claim.rule, claim.reference):
                 if name not in rules:
                     raise unknown_name(f"claims.{kind}", name, rules)

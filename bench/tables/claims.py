@@ -5,14 +5,16 @@ non-inferiority, shown where the difference is clearly above minus that margin. 
 are one Holm family, the secondary ones another. Pure: no input or output.
 """
 
+import math
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from bench.core.claims import Claim, NamedClaims
+from bench.core.claims import Claim, NamedClaims, Prediction
 from bench.core.files import canonical_json
 from bench.core.moderated import TEST_VERSION
 from bench.core.stats import CONFIDENCE, MIN_EFFECT, holm
@@ -73,8 +75,10 @@ def answers(tables: Sequence[Table], named: Sequence[NamedClaims]) -> list[Answe
                     if answer is None:
                         continue
                     if (first := found.get(answer.runs)) is not None:
-                        also = (*first.also, f"{table.regime} on {table.pair}")
-                        answer = replace(first, also=also)
+                        place = f"{table.regime} on {table.pair}"
+                        if first.table is table or place in first.also:  # by another file
+                            continue
+                        answer = replace(first, also=(*first.also, place))
                     found[answer.runs] = answer
     return [
         answer
@@ -132,6 +136,82 @@ def _outcome(answer: Answer, adjusted: float) -> Outcome:
     if adjusted >= 1 - CONFIDENCE or abs(distance) <= least:
         return "not shown"
     return "shown" if distance > 0 else "the opposite shown"
+
+
+Score = Literal["came true", "undecided", "did not come true"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A prediction in one table, and what became of it there."""
+
+    prediction: Prediction
+    named: NamedClaims
+    table: Table
+    lines: tuple[Line, Line]
+    difference: Comparison
+
+    @property
+    def score(self) -> Score:
+        """By the interval of this one comparison: all inside what was expected, all outside, or
+        neither."""
+        assert self.difference.crossed is not None
+        low, high = self.difference.crossed.ci95
+        margin = self.prediction.margin or 0.0
+        least, most = {
+            "better": (0.0, math.inf),
+            "no worse": (-margin, math.inf),
+            "alike": (-margin, margin),
+            "worse": (-math.inf, 0.0),
+        }[self.prediction.expects]
+        if least <= low and high <= most:
+            return "came true"
+        return "did not come true" if high < least or low > most else "undecided"
+
+
+def scored_predictions(tables: Sequence[Table], named: Sequence[NamedClaims]) -> list[Scored]:
+    """Every prediction in every table of its sweep that holds its rules."""
+    return [
+        Scored(prediction, source, table, answer.lines, answer.difference)
+        for source in named
+        for prediction in source.claims.predictions
+        for table in tables
+        if _is_of(table, source) and (not prediction.pairs or table.pair in prediction.pairs)
+        if (answer := _answer(prediction, "secondary", source, table)) is not None
+    ]
+
+
+def predictions_sheet(found: Sequence[Scored]) -> Sheet:
+    """What papers would expect, registered before the runs, and what became of it."""
+    rows = tuple(
+        (
+            one.prediction.by, one.prediction.words,
+            f"{one.prediction.rule} − {one.prediction.reference}", f"{one.prediction.keep:g}",
+            _expected_text(one.prediction), one.table.regime, one.table.pair,
+            str(one.difference.seeds), interval_text(one.difference), one.score,
+        )
+        for one in found
+    )  # fmt: skip
+    counts = Counter(one.score for one in found)
+    told = ", ".join(f"{counts[score]} {score}" for score in get_args(Score))
+    return Sheet(
+        "Predictions",
+        ("by", "prediction", "difference", "keep", "expected", "regime", "pair", "seeds", "points",
+         "became"),
+        rows,
+        (
+            f"Of {len(rows)}: {told}. Ours of what a paper's authors would expect, registered in "
+            "the sweep's file; each is scored by the interval of its own comparison, which is no "
+            "verdict: *came true* where all of it lies inside what was expected, *did not come "
+            "true* where all of it lies outside.",
+        ),
+    )  # fmt: skip
+
+
+def _expected_text(prediction: Prediction) -> str:
+    if prediction.margin is None:
+        return prediction.expects
+    return f"{prediction.expects}, within {points(prediction.margin, False)}"
 
 
 def claims_sheets(asked: Sequence[Answer]) -> list[Sheet]:

@@ -7,7 +7,13 @@ import pandas as pd
 
 from bench.core.claims import NamedClaims
 from bench.core.moderated import TEST_VERSION
-from bench.tables.claims import answers, claims_sheets, published_sheet
+from bench.tables.claims import (
+    answers,
+    claims_sheets,
+    predictions_sheet,
+    published_sheet,
+    scored_predictions,
+)
 from bench.tables.families import dial_sheet, dials, k_groups, k_sheet
 from bench.tables.ranks import overall, ranks_sheet
 from bench.tables.sheet import Sheet, _markdown, to_latex
@@ -113,6 +119,8 @@ def documents(
     """
     ranks, by_pair = overall(tables), {table.pair for table in tables}
     sheets = claims_sheets(answers(tables, claims))
+    if predicted := scored_predictions(tables, claims):
+        sheets.append(predictions_sheet(predicted))
     sheets += [table_sheet(table) for table in tables]
     sheets += [ranks_sheet(found) for found in ranks]
     sheets += [k_sheet(group) for group in k_groups(tables)]

@@ -1,5 +1,6 @@
 """The claims of the sweeps: each one comparison, in a family of its kind; reported numbers."""
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from command import call
 from planted_rows import PUBLISHED, planted, row, tables_of, text
 
-from bench.core.claims import Claim, Claims, NamedClaims
+from bench.core.claims import Claim, Claims, NamedClaims, Prediction
 from bench.core.stats import holm, moderated_difference
 from bench.sweep.sweep_file import read_claims
 from bench.tables import claims, pages
@@ -116,8 +117,12 @@ def test_the_same_runs_answer_once():
     twice = [named(rows), named(rows, primary=FOUR[1:], secondary=FOUR[:1])]
     found = answers(tables_of(rows), twice)
     assert len(found) == 4 and {a.kind for a in found} == {"primary"}
-    assert all(a.also == ("default on tiny-qwen3",) for a in found)
-    sheet = claims.claims_sheets(found)[0]
+    assert not any(answer.also for answer in found)  # one table, whoever names the claim
+    tables = tables_of(rows)
+    others = [replace(table, changes={}) for table in tables]  # as a tuning that kept the default
+    again = answers([*tables, *others], twice)
+    assert len(again) == 4 and all(a.also == ("default on tiny-qwen3",) for a in again)
+    sheet = claims.claims_sheets(again)[0]
     assert len(sheet.rows) == 4 and "Counted once" in " ".join(sheet.notes)
 
 
@@ -184,10 +189,59 @@ def test_the_committed_claims_are_of_registered_rules(file):
 
 
 def test_the_primary_claims_are_the_papers_four():
-    found = read_claims(SWEEPS / "retention.toml").claims
+    found = read_claims(SWEEPS / "primary.toml").claims
     assert [claim.reference for claim in found.primary] == [claim.reference for claim in FOUR]
     assert [claim.margin for claim in found.primary] == [0.02, None, None, None]
-    assert {c.reference for c in found.secondary} == {"tip", "reverse_kl", "teachability_split"}
+    assert {c.reference for c in found.secondary} >= {"tip", "reverse_kl", "teachability_split"}
+
+
+def expecting(expects, margin=None, reference="random", **fields):
+    return Prediction(
+        by="Somebody", words="so it is", rule="teachability", reference=reference,
+        expects=expects, margin=margin, **fields,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "effect, expects, margin, score",
+    [
+        (0.05, "better", None, "came true"),
+        (0.0, "better", None, "undecided"),
+        (-0.05, "better", None, "did not come true"),
+        (-0.05, "worse", None, "came true"),
+        (0.05, "worse", None, "did not come true"),
+        (0.0, "alike", 0.1, "came true"),
+        (0.3, "alike", 0.1, "did not come true"),
+        (0.0, "alike", 0.001, "undecided"),
+        (0.05, "no worse", 0.02, "came true"),
+        (-0.3, "no worse", 0.02, "did not come true"),
+    ],
+)
+def test_a_prediction_is_scored_by_its_own_interval(effect, expects, margin, score):
+    rows = world(6, {"full": 0.03, "teachability": effect, "random": 0.0})
+    asked_of = replace(
+        named(rows),
+        claims=Claims(named=date(2026, 11, 26), predictions=(expecting(expects, margin),)),
+    )
+    (found,) = claims.scored_predictions(tables_of(rows), [asked_of])
+    assert found.score == score, found.difference.crossed.ci95
+    sheet = claims.predictions_sheet([found])
+    assert sheet.rows[0][-1] == score
+    assert f"1 {score}" in sheet.notes[0]
+    assert not answers(tables_of(rows), [asked_of])  # of no family
+
+
+def test_a_prediction_of_another_pair_is_not_scored_here():
+    rows = world(4)
+    other = expecting("better", pairs=("elsewhere",))
+    asked_of = replace(named(rows), claims=Claims(named=date(2026, 11, 26), predictions=(other,)))
+    assert not claims.scored_predictions(tables_of(rows), [asked_of])
+
+
+@pytest.mark.parametrize("expects, margin", [("better", 0.02), ("alike", None), ("worse", 0.1)])
+def test_a_prediction_has_the_margin_that_it_needs(expects, margin):
+    with pytest.raises(ValueError, match="margin"):
+        expecting(expects, margin)
 
 
 def test_reported_numbers_are_marked_and_never_enter_ours():
