@@ -31,6 +31,9 @@ class Sampled:
 DROP_EVERY = 8
 """Positions from one removal of the finished rows to the next: each copies the cache once more."""
 
+LEAST_ROWS = 8
+"""Finished rows stay to keep that many: products of less than four rows round otherwise here."""
+
 
 def keyed(uniform_BT: Tensor, vocabulary: Vocabulary, temperature: float, top_p: float) -> Choose:
     """Sampling at a keyed uniform number of each row and position."""
@@ -68,7 +71,7 @@ def decode(
     last bit; but finished rows leave the batch, and nothing of a generation_config can leak in.
     """
     pad = stop_ids[0]  # masked wherever it stands
-    rows = _Rows.start(prompt_tokens, pad, model)
+    rows = _Rows.start(prompt_tokens, max_new_tokens, pad, model)
     stops = torch.tensor(stop_ids, device=model.device)
     token_BT = torch.full((len(prompt_tokens), max_new_tokens), pad, device=model.device)
     logprob_BT = torch.zeros(token_BT.shape, device=model.device)
@@ -106,23 +109,33 @@ class _Rows:
     input_RL: Tensor
     position_RL: Tensor
     real_RL: Tensor
-    """1 for each token of the sequence so far, 0 for padding on its left."""
+    """False for padding on the left, True for every token, also for those still to come."""
+    length: int
+    """Tokens and padding so far."""
     is_padded: bool
+    takes_masks: bool
     cache: DynamicCache
 
     @classmethod
-    def start(cls, prompt_tokens: list[list[int]], pad: int, model: PreTrainedModel) -> "_Rows":
+    def start(
+        cls, prompt_tokens: list[list[int]], room: int, pad: int, model: PreTrainedModel
+    ) -> "_Rows":
+        """Before the first of at most `room` tokens after each prompt."""
         count, longest = len(prompt_tokens), max(len(ids) for ids in prompt_tokens)
         rows = [[pad] * (longest - len(ids)) + ids for ids in prompt_tokens]
-        real = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_tokens]
+        real = [
+            [False] * (longest - len(ids)) + [True] * (len(ids) + room) for ids in prompt_tokens
+        ]
         real_RL = torch.tensor(real, device=model.device)
         return cls(
             row_R=torch.arange(count, device=model.device),
             is_done_R=torch.zeros(count, dtype=torch.bool, device=model.device),
             input_RL=torch.tensor(rows, device=model.device),
-            position_RL=(real_RL.cumsum(-1) - 1).clamp(min=0),
+            position_RL=(real_RL[:, :longest].cumsum(-1) - 1).clamp(min=0),
             real_RL=real_RL,
+            length=longest,
             is_padded=any(len(ids) < longest for ids in prompt_tokens),
+            takes_masks=_takes_masks(model),
             cache=DynamicCache(config=model.config),
         )
 
@@ -130,26 +143,46 @@ class _Rows:
         """The last hidden state of each row, (R, 1, D)."""
         output = model.base_model(
             input_ids=self.input_RL,
-            attention_mask=self.real_RL if self.is_padded else None,
+            attention_mask=self._mask(),
             position_ids=self.position_RL,
             past_key_values=self.cache,
             use_cache=True,
         )
         return output.last_hidden_state[:, -1:]
 
+    def _mask(self) -> Tensor | None:
+        """As the model asks for it; of one new token whole, which spares the model making it."""
+        if not self.is_padded:
+            return None
+        real_RL = self.real_RL[:, : self.length]
+        is_whole = self.takes_masks and self.input_RL.shape[1] == 1
+        return real_RL[:, None, None] if is_whole else real_RL
+
     def append(self, token_R: Tensor, is_stop_R: Tensor) -> None:
         self.is_done_R = self.is_done_R | is_stop_R
         self.input_RL, self.position_RL = token_R[:, None], self.position_RL[:, -1:] + 1
-        self.real_RL = torch.cat([self.real_RL, torch.ones_like(self.input_RL)], 1)
+        self.length += 1
 
     def drop_finished(self) -> None:
-        if not self.is_done_R.any() or self.is_done_R.all():
+        count = max(LEAST_ROWS, int((~self.is_done_R).sum()))
+        if count >= len(self.row_R) or self.is_done_R.all():
             return
-        kept = (~self.is_done_R).nonzero()[:, 0]
+        kept = self.is_done_R.int().argsort(stable=True)[:count].sort().values
         self.cache.batch_select_indices(kept)
         self.row_R, self.is_done_R = self.row_R[kept], self.is_done_R[kept]
         self.input_RL, self.position_RL = self.input_RL[kept], self.position_RL[kept]
         self.real_RL = self.real_RL[kept]
+
+
+def _takes_masks(model: PreTrainedModel) -> bool:
+    """Whether all layers look at every token before, through torch's attention: then a mask over
+    (rows, heads, new tokens, all tokens) is what the model itself makes of one over tokens."""
+    config = model.config
+    layers = getattr(config, "layer_types", None) or ["full_attention"]
+    window = getattr(config, "sliding_window", None)
+    return (
+        config._attn_implementation == "sdpa" and set(layers) == {"full_attention"} and not window
+    )
 
 
 class _HiddenStates:

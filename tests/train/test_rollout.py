@@ -6,7 +6,7 @@ from dense import dense_logits
 from keyed_sampler import KeyedSampler
 from scipy import stats
 from small_pair import loaded_pair, prompts, rollout, sampling
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 
 from bench.core import decode as decode_module
 from bench.core.randomness import keyed_uniform
@@ -123,9 +123,10 @@ def test_finished_rows_leave_the_batch_and_change_no_other(pair, monkeypatch):
         lambda self, model: (rows.append(len(self.row_R)), forward(self, model))[1],
     )
     monkeypatch.setattr(decode_module, "DROP_EVERY", 3)
+    monkeypatch.setattr(decode_module, "LEAST_ROWS", 3)
     after = rollout(pair, count=8, max_new_tokens=40)
     assert rows[:3] == [16, 16, 16]
-    assert rows[-1] < 5
+    assert rows[-1] == 3
     assert torch.equal(after.token_BT, before.token_BT)
     assert after.finish_reason_B == before.finish_reason_B
     torch.testing.assert_close(
@@ -136,6 +137,7 @@ def test_finished_rows_leave_the_batch_and_change_no_other(pair, monkeypatch):
 @pytest.mark.parametrize("every", [1, 8, 64])
 def test_rows_that_left_change_no_token_and_hardly_a_number(pair, every, monkeypatch):
     monkeypatch.setattr(decode_module, "DROP_EVERY", every)
+    monkeypatch.setattr(decode_module, "LEAST_ROWS", 1)
     sample = rollout(pair, max_new_tokens=64)
     token_BT, logprob_BT = generated(pair, sample, max_new_tokens=64)
     mask_BT = sample.mask_BT
@@ -143,6 +145,36 @@ def test_rows_that_left_change_no_token_and_hardly_a_number(pair, every, monkeyp
     assert torch.equal(token_BT[mask_BT], sample.token_BT[mask_BT])
     bound = {"rtol": 0, "atol": 0 if every == 64 else 1e-5}
     torch.testing.assert_close(logprob_BT[mask_BT], sample.student_logprob_BT[mask_BT], **bound)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("window", [None, 6])
+def test_masks_are_those_that_the_model_makes_itself(attention, window):
+    """Through torch's attention or not, with layers that look a few tokens back or all the way."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, initializer_range=0.3,
+        use_sliding_window=window is not None, sliding_window=window, max_window_layers=1,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).eval()
+    model.set_attn_implementation(attention)
+    prompts = [[5] * 3, [7, 8, 9, 10, 11, 12, 13], [20, 21]]
+    assert ("sliding_attention" in model.config.layer_types) == (window is not None)
+    assert decode_module._takes_masks(model) == (attention == "sdpa" and window is None)
+    found = decode_module.decode(
+        model, prompts, 12, decode_module.greedy(Vocabulary(64)), (1,), keeps_hidden=True
+    )
+    width = max(map(len, prompts))
+    output_BL = model.generate(
+        torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts]),
+        attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]),
+        generation_config=GenerationConfig(
+            do_sample=False, max_new_tokens=12, eos_token_id=1, pad_token_id=1
+        ),
+    )
+    for row, ids in zip(found, output_BL[:, width:].tolist(), strict=True):
+        assert row.token_T.tolist()[: len(ids)] == ids
 
 
 @pytest.mark.parametrize("mask_stop", [True, False])
