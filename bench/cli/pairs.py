@@ -35,7 +35,7 @@ def pairs(*, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
 
 @pairs_app.command(name="show")
 def pairs_show(name: str, *, runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> None:
-    """Print a pair: models, revisions, chat, stop tokens, recommended settings, source.
+    """Print a pair: models, revisions, chat, stop tokens, own settings, source.
 
     Example: `bench pairs show qwen3-1.7b-from-4b`
     """

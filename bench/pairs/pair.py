@@ -35,7 +35,7 @@ class Pair:
     thinking: bool | None = None
     """Thinking mode of the template, for both sides; None for templates without one."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Recommended values of Experiment fields; nothing applies them by itself."""
+    """Its own values of Experiment fields: they hold wherever nothing else is given."""
     source: str = ""
     """The paper or audit that the pair serves."""
     baselines: Path | None = None
@@ -49,11 +49,23 @@ class Pair:
             )
 
 
+TINY = {
+    "prompts": "arithmetic",
+    "prompts_per_step": 64,
+    "max_new_tokens": 64,
+    "learning_rate": 3e-4,
+    "steps": 60,
+    "dtype": "float32",
+    "eval_tasks": ("tiny_math",),
+}
+"""What the embedded pairs are made for: the defaults of an experiment."""
+
+
 def _embedded(name: str, summary: str) -> Pair:
     folder = ASSETS / name
     return Pair(
         name, str(folder / "teacher"), str(folder / "student"), summary, chat="plain",
-        baselines=folder / "baselines.json",
+        settings=TINY, baselines=folder / "baselines.json",
     )  # fmt: skip
 
 
@@ -232,6 +244,13 @@ def pair_of(experiment: Experiment) -> Pair:
     if experiment.thinking != "pair":
         pair = replace(pair, thinking=experiment.thinking == "on")
     return pair
+
+
+def settings_of(experiment: Experiment) -> Mapping[str, Any]:
+    """What the experiment's named pair sets; nothing of a folder, or of two models given."""
+    if experiment.pair not in _PAIRS or (experiment.teacher and experiment.student):
+        return {}
+    return _PAIRS[experiment.pair].settings
 
 
 def alone(model: str, experiment: Experiment) -> Pair:

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.core import provenance
-from bench.core.config import Experiment, Runtime
+from bench.core.config import FIRST_FIELDS, Experiment, Runtime
 from bench.core.errors import ConfigError, unknown_name
 from bench.core.files import digest8
 from bench.core.keep_schedule import keep_name
@@ -16,7 +16,7 @@ from bench.core.records import RunFolder
 from bench.pairs.adapters import check_peft
 from bench.pairs.agreement import pair_chat
 from bench.pairs.models import LoadedPair, content_sha256, load_pair, load_tokenizer
-from bench.pairs.pair import Pair, label_of, pair_of
+from bench.pairs.pair import Pair, label_of, pair_of, settings_of
 from bench.selection.grammar import is_expression
 from bench.selection.registry import Selector, get_selector
 from bench.selection.selector import REWORDED
@@ -47,6 +47,8 @@ class Plan:
     folder: RunFolder
     panel: Panel
     """The rules that are shadowed; no part of the identity."""
+    of_pair: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that are the pair's: nobody gave them."""
 
     def check_packages(self, runtime: Runtime) -> None:
         """Raise ConfigError, before a model is loaded, for an extra that is not installed."""
@@ -83,6 +85,8 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
         label = label_of(experiment.teacher, experiment.student)
         experiment = experiment.model_copy(update={"pair": label})
     pair = pair_of(experiment)
+    of_pair = open_settings(experiment)
+    experiment = experiment.model_copy(update=of_pair)
     check_tasks([*experiment.eval_tasks, *experiment.curve_tasks])
     curve_tasks = experiment.curve_tasks if experiment.eval_every else ()
     for task in (*experiment.eval_tasks, *curve_tasks):
@@ -156,7 +160,42 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
     name += f"-s{experiment.seed}"
     run_id = f"{name}-{digest8(identity)}"
     folder = RunFolder(runtime.runs_dir / run_id)
-    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel)
+    return Plan(experiment, selector, pair, prompts, points_to, run_id, folder, panel, of_pair)
+
+
+def open_settings(experiment: Experiment) -> dict[str, Any]:
+    """The named pair's settings that this experiment leaves open; none where it is a whole record.
+
+    Raises ConfigError where one does not go with what was given.
+    """
+    given = experiment.model_fields_set
+    if given >= FIRST_FIELDS:
+        return {}
+    found = {name: value for name, value in settings_of(experiment).items() if name not in given}
+    own = Experiment.parse({**{name: getattr(experiment, name) for name in given}, **found})
+    return {name: getattr(own, name) for name in found}
+
+
+def with_pair_settings(experiment: Experiment) -> Experiment:
+    """The experiment with what its pair says of all that was not given."""
+    return experiment.model_copy(update=open_settings(experiment))
+
+
+def of_pair_text(of_pair: Mapping[str, Any]) -> str:
+    """Settings that are the pair's and no default of ours: learning_rate 1e-06, steps 200."""
+    default = Experiment()
+    return ", ".join(
+        f"{name} {setting_text(value)}"
+        for name, value in of_pair.items()
+        if value != getattr(default, name)
+    )
+
+
+def setting_text(value: Any) -> str:
+    """A setting as a flag takes it; of several, one after another."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _check_objective(experiment: Experiment, selector: Selector) -> None:

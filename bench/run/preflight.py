@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import GenerationConfig
 
@@ -11,8 +11,9 @@ from bench.core.config import Runtime
 from bench.core.errors import ConfigError
 from bench.pairs.agreement import own_stop_ids, stop_ids
 from bench.pairs.models import LoadedPair
+from bench.pairs.pair import settings_of
 from bench.run.memory import device_memory, memory_advice, needs, readable, shape_of
-from bench.run.plan import Plan
+from bench.run.plan import Plan, of_pair_text, setting_text
 from bench.selection.registry import get_selector
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.prompts import PromptSet
@@ -28,6 +29,11 @@ LEAKS = (
 """Defaults of a model's generation_config that change what is sampled."""
 SHORT_FOR_THINKING = 4096
 """Tokens under which most thoughts are cut off (published protocols allow 7,000 to 16,000)."""
+
+WATCHED = ("learning_rate", "max_new_tokens", "eval_max_new_tokens", "dtype")
+"""Settings that make another experiment of it where they do not fit the models."""
+FAR = 8.0
+"""A number that many times its pair's is told; learning rates of sweeps span about as much."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def preflight(plan: Plan, loaded: LoadedPair, prompts: PromptSet, runtime: Runti
         check_thinking(plan, loaded),
         check_generation_defaults(loaded),
         check_embeddings(loaded),
+        check_settings(plan),
         check_lengths(plan, loaded, prompts, longest),
         *check_answers(plan, prompts, runtime),
         *check_resources(plan, loaded, longest, runtime),
@@ -274,6 +281,30 @@ def longest_prompt(plan: Plan, loaded: LoadedPair, prompts: PromptSet) -> int:
     drawn = prompts.draw(0, plan.experiment.prompts_per_step, plan.experiment.seed)
     ids = loaded.tokenizer([prompt.text for prompt in drawn], add_special_tokens=False)["input_ids"]
     return max(map(len, ids))
+
+
+def check_settings(plan: Plan) -> Check:
+    """Which settings are the pair's, and whether one that was given is far from the pair's."""
+    pair, experiment = plan.pair, plan.experiment
+    far = [
+        f"{name} {setting_text(own)} (the pair's: {setting_text(value)})"
+        for name, value in settings_of(experiment).items()
+        if name in WATCHED and is_far(own := getattr(experiment, name), value)
+    ]
+    if far:
+        return Check(
+            "settings", "warn", f"far from those of the pair {pair.name}: {', '.join(far)}",
+            "nothing, if that is meant; else leave the flags out",
+        )  # fmt: skip
+    told = of_pair_text(plan.of_pair)
+    return Check("settings", "pass", f"of the pair: {told}" if told else "as given, or the default")
+
+
+def is_far(own: Any, pairs: Any) -> bool:
+    """Whether a setting is another than the pair's, or a number FAR times as large or as small."""
+    if type(own) in (int, float) and type(pairs) in (int, float) and own > 0 and pairs > 0:
+        return not 1 / FAR < own / pairs < FAR
+    return own != pairs
 
 
 def check_lengths(plan: Plan, loaded: LoadedPair, prompts: PromptSet, longest: int) -> Check:

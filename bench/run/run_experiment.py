@@ -16,7 +16,7 @@ from bench.core.stats import paired_difference
 from bench.core.stopping import StopRequest
 from bench.pairs.models import LoadedPair, commit_of
 from bench.run.evaluations import Baseline, Evaluations, Results
-from bench.run.plan import Plan, make_plan
+from bench.run.plan import Plan, make_plan, of_pair_text
 from bench.run.preflight import preflight, refuse_failures
 from bench.run.trained_model import save_model, scores_of
 from bench.shadow.shadow import Shadow
@@ -47,11 +47,13 @@ def run_experiment(
     if plan.experiment.rollout == "vllm":
         require_vllm()
     plan.check_data()
-    processes = Processes(make_accelerator(experiment, runtime))
+    processes = Processes(make_accelerator(plan.experiment, runtime))
     with ExitStack() as held:
         processes.lead(lambda: held.enter_context(plan.folder.lock()) and None)
         processes.lead(lambda: check_rows(rows_file(runtime)))
         progress = held.enter_context(open_progress(runtime.progress))
+        if told := of_pair_text(plan.of_pair):
+            processes.lead(lambda: progress.note(f"of the pair {plan.pair.name}: {told}"))
         if processes.lead(lambda: plan.folder.state) != "done":
             with StopRequest().installed() as stop, processes.blamed():
                 _run(plan, runtime, progress, stop, on_curve)
@@ -85,7 +87,7 @@ def _run(
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
     trainer = open_trainer(plan, loaded, runtime)
     processes = trainer.processes
-    processes.lead(lambda: _open_folder(plan, trainer, commits))
+    processes.lead(lambda: _open_folder(plan, trainer, commits, progress))
     reset_peak_memory(trainer.accelerator.device.type)
     asking = asking_of(experiment, loaded.chat)
     evaluations = Evaluations(runtime, asking, folder.log, progress, processes)
@@ -110,10 +112,16 @@ def _run(
     processes.lead(write)
 
 
-def _open_folder(plan: Plan, trainer: Trainer, commits: Mapping[str, str | None]) -> None:
+def _open_folder(
+    plan: Plan, trainer: Trainer, commits: Mapping[str, str | None], progress: Progress
+) -> None:
     """The run's folder, once every check that needs no forward pass has passed."""
     plan.folder.check_commits(commits)
-    refuse_failures(preflight(plan, trainer.pair, trainer.prompts, trainer.runtime))
+    checks = preflight(plan, trainer.pair, trainer.prompts, trainer.runtime)
+    refuse_failures(checks)
+    for check in checks:
+        if check.name == "settings" and check.state == "warn":
+            progress.note(f"warning: settings {check.said}")
     plan.folder.create(plan.experiment.model_dump(mode="json"), plan.points_to, commits)
     if isinstance(trainer.prompts, FilePrompts):
         write_json(plan.folder.path / "prompts.json", trainer.prompts.report.to_json())

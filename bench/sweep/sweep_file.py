@@ -13,7 +13,7 @@ from bench.core.claims import Claims, NamedClaims
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError, unknown_name
 from bench.core.presets import experiment_from
-from bench.run.plan import Plan, make_plan
+from bench.run.plan import Plan, make_plan, with_pair_settings
 from bench.selection.registry import get_selector
 from bench.sweep.source import Source
 from bench.tasks.protocol import task_names
@@ -180,7 +180,8 @@ def read_claims(path: Path) -> NamedClaims | None:
     for number, block in enumerate(blocks):
         for values in block.values():
             with source.errors(number):
-                points.append(_experiment(values, block.preset).model_dump(mode="json"))
+                point = with_pair_settings(_experiment(values, block.preset))
+                points.append(point.model_dump(mode="json"))
     return NamedClaims(str(path), file.name, file.claims, tuple(points), file.tuning is not None)
 
 

@@ -151,7 +151,7 @@ def test_the_command_prints_every_check_and_fails_where_a_run_would(capsys, tmp_
     code, out, _ = call(capsys, *arguments)
     assert code == 0
     found = json.loads(out)
-    assert {check["state"] for check in found} == {"pass"} and len(found) == 15
+    assert {check["state"] for check in found} == {"pass"} and len(found) == 16
     code, out, err = call(capsys, *arguments, "--pair", "qwen3-1.7b-from-4b")
     assert code == 1
     failed = [check for check in json.loads(out) if check["state"] == "fail"]

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from small_pair import pair_folder
 
+from bench.core import presets
 from bench.core.config import FIRST_FIELDS, Experiment, Runtime
 from bench.core.errors import ConfigError
-from bench.run import plan
-from bench.run.plan import make_plan
+from bench.pairs.pair import get_pair
+from bench.run import plan as plan_module
+from bench.run.plan import make_plan, with_pair_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +91,7 @@ def test_a_later_engine_or_task_makes_new_runs(monkeypatch):
     later = run_id()
     monkeypatch.setattr("bench.core.provenance.ENGINE_VERSION", 1)
     assert run_id() == plain != later
-    settings = replace(plan.task_settings("tiny_math"), version=2)
+    settings = replace(plan_module.task_settings("tiny_math"), version=2)
     monkeypatch.setattr("bench.run.plan.task_settings", lambda _: settings)
     assert run_id() not in (plain, later)
 
@@ -206,3 +208,43 @@ def test_what_is_right_names_the_runs_that_train_on_it(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.tasks.equality.VERSION", 99)
     after = ids()
     assert before[0] != after[0] and before[1:] == after[1:]
+
+
+def test_what_nobody_gave_is_the_pairs():
+    pair = get_pair("qwen3-1.7b-from-4b")
+    plan = make_plan(Experiment(pair=pair.name, steps=7), Runtime())
+    left = {name: value for name, value in pair.settings.items() if name != "steps"}
+    assert plan.of_pair == left
+    assert {name: getattr(plan.experiment, name) for name in left} == left
+    assert plan.experiment.steps == 7
+    typed = Experiment(pair=pair.name, steps=7, **left)
+    assert make_plan(typed, Runtime()).run_id == plan.run_id
+    other = Experiment(pair=pair.name, steps=7, learning_rate=3e-4)
+    assert make_plan(other, Runtime()).experiment.learning_rate == 3e-4
+
+
+def test_a_record_says_all_and_its_pair_nothing():
+    plan = make_plan(Experiment(pair="qwen3-1.7b-from-4b", dtype="float32"), Runtime())
+    again = Experiment.parse(plan.experiment.model_dump(mode="json"))
+    assert make_plan(again, Runtime()).run_id == plan.run_id
+    whole = Experiment.parse(Experiment().model_dump() | {"pair": "qwen3-1.7b-from-4b"})
+    assert with_pair_settings(whole) == whole  # ours by default, and recorded so
+
+
+def test_the_embedded_pairs_have_the_defaults():
+    for name in ("tiny-qwen3", "tiny-qwen2.5"):
+        assert with_pair_settings(Experiment(pair=name)) == Experiment(pair=name)
+
+
+def test_two_models_given_have_no_pair_to_ask(tmp_path):
+    given = Experiment(pair="qwen3-1.7b-from-4b", teacher="a/b", student="c/d")
+    assert with_pair_settings(given) == given
+    one = Experiment(pair="qwen3-1.7b-from-4b", teacher="a/b")
+    assert with_pair_settings(one).learning_rate == 1e-6
+
+
+def test_a_preset_goes_before_the_pair_and_a_flag_before_both(monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "slow", {"learning_rate": 1e-7, "steps": 3})
+    experiment = presets.experiment_from({"pair": "qwen3-1.7b-from-4b", "steps": 4}, "slow")
+    found = with_pair_settings(experiment)
+    assert (found.learning_rate, found.steps, found.max_new_tokens) == (1e-7, 4, 1024)

@@ -14,7 +14,7 @@ from bench.core.sampling import Vocabulary
 from bench.pairs.models import load_pair, pair_chat
 from bench.run import preflight as preflight_module
 from bench.run.plan import make_plan
-from bench.run.preflight import preflight
+from bench.run.preflight import check_settings, preflight
 
 
 @needs_data
@@ -195,3 +195,28 @@ def test_memory_and_disk_against_what_there_is(sound, monkeypatch, tmp_path):
     assert with_disk(2**25).state == "warn"
     found = with_disk(2**10)
     assert found.state == "fail" and f"free in {tmp_path}" in found.said
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({}, None),
+        ({"learning_rate": 2e-3}, None),
+        ({"learning_rate": 1e-6}, "learning_rate 1e-06 (the pair's: 0.0003)"),
+        ({"max_new_tokens": 4}, "max_new_tokens 4 (the pair's: 64)"),
+        ({"dtype": "bfloat16"}, "dtype bfloat16 (the pair's: float32)"),
+        ({"steps": 1, "seed": 5}, None),
+    ],
+)
+def test_a_setting_far_from_the_pairs_is_told(given, said):
+    check = check_settings(make_plan(Experiment(**given), Runtime(progress="off")))
+    assert check.state == ("pass" if said is None else "warn")
+    assert said is None or said in check.said
+
+
+def test_settings_that_are_the_pairs_are_told(tmp_path):
+    plan = make_plan(Experiment(pair="qwen3-1.7b-from-4b", steps=7), Runtime(progress="off"))
+    assert plan.of_pair["learning_rate"] == 1e-6 and "steps" not in plan.of_pair
+    check = check_settings(plan)
+    assert check.state == "pass"
+    assert "learning_rate 1e-06" in check.said and "eval_tasks math500 aime24" in check.said
