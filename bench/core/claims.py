@@ -73,6 +73,8 @@ class Claims(BaseModel):
     secondary: tuple[Claim, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     """Of no family: each is scored by its own interval."""
+    registered: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """What is expected of more than one comparison, in words; answered in words."""
 
     @model_validator(mode="after")
     def _check_claims(self) -> "Claims":

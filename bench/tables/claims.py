@@ -181,7 +181,7 @@ def scored_predictions(tables: Sequence[Table], named: Sequence[NamedClaims]) ->
     ]
 
 
-def predictions_sheet(found: Sequence[Scored]) -> Sheet:
+def predictions_sheet(found: Sequence[Scored], named: Sequence[NamedClaims] = ()) -> Sheet:
     """What papers would expect, registered before the runs, and what became of it."""
     rows = tuple(
         (
@@ -204,6 +204,11 @@ def predictions_sheet(found: Sequence[Scored]) -> Sheet:
             "the sweep's file; each is scored by the interval of its own comparison, which is no "
             "verdict: *came true* where all of it lies inside what was expected, *did not come "
             "true* where all of it lies outside.",
+            *(
+                f"Registered in words on {source.claims.named} in `{source.source}`: {text}"
+                for source in named
+                for text in source.claims.registered
+            ),
         ),
     )  # fmt: skip
 

@@ -120,7 +120,7 @@ def documents(
     ranks, by_pair = overall(tables), {table.pair for table in tables}
     sheets = claims_sheets(answers(tables, claims))
     if predicted := scored_predictions(tables, claims):
-        sheets.append(predictions_sheet(predicted))
+        sheets.append(predictions_sheet(predicted, claims))
     sheets += [table_sheet(table) for table in tables]
     sheets += [ranks_sheet(found) for found in ranks]
     sheets += [k_sheet(group) for group in k_groups(tables)]

@@ -255,3 +255,16 @@ def test_reported_numbers_are_marked_and_never_enter_ours():
     assert {cells[4] for cells in ours} == {"full", "random", "teachability"}
     csv = pages.documents(tables, PUBLISHED)["leaderboard.csv"].decode()
     assert "44.89" not in csv and "CROP" not in csv
+
+
+def test_what_is_registered_in_words_stands_below_the_predictions():
+    rows = world(4)
+    asked_of = replace(
+        named(rows),
+        claims=Claims(
+            named=date(2026, 11, 26), predictions=(expecting("better"),), registered=("So it is.",)
+        ),
+    )
+    found = claims.scored_predictions(tables_of(rows), [asked_of])
+    notes = claims.predictions_sheet(found, [asked_of]).notes
+    assert notes[1] == "Registered in words on 2026-11-26 in `sweeps/x.toml`: So it is."
