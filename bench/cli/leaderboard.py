@@ -22,6 +22,7 @@ from bench.cli.output_folder import OutputFolder
 from bench.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from bench.core.claims import NamedClaims
     from bench.tables.rows import Row, Tuned
 
 RESULTS = Path("results/rows.jsonl")
@@ -56,8 +57,8 @@ def leaderboard(
     claims: Annotated[
         tuple[Path, ...],
         Parameter(
-            help="Sweep files whose [claims] the tables are asked. Default: none with files of "
-            "rows; all of sweeps/ with the published ones."
+            help="Sweep files whose [claims] the tables are asked. Default: those of sweeps/ "
+            "that name these files of rows."
         ),
     ] = (),
     versions: Annotated[
@@ -77,7 +78,6 @@ def leaderboard(
     Files that the command wrote before (.leaderboard.json lists them) are replaced, and removed
     when they are made no more; other files in the folder stay.
     """
-    from bench.sweep.sweep_file import read_claims
     from bench.tables import figures, pages
     from bench.tables.claims import PUBLISHED
     from bench.tables.leaderboard import make_tables
@@ -89,12 +89,7 @@ def leaderboard(
     found, tunings = read_results(rows)
     published = PUBLISHED.read_text(encoding="utf-8")
     tables = make_tables(found, tunings, versions)
-    files = claims or (() if rows else tuple(sorted(SWEEPS.glob("*.toml"))))
-    named = [of_file for file in files if (of_file := read_claims(file)) is not None]
-    if claims and len(named) < len(claims):
-        asked = {of_file.source for of_file in named}
-        without = next(str(file) for file in claims if str(file) not in asked)
-        raise ConfigError(f"claims: {without!r} names no [claims]")
+    named = _claims_of(rows or (RESULTS,), claims)
     repeated = repeats(count_versions(found, versions).rows)
     made = pages.documents(tables, published, named, repeated) | figures.draw_all(tables)
     stale = folder.stale(made) if check else []
@@ -110,6 +105,23 @@ def leaderboard(
         print(f"{len(found)} rows, {len(tables)} tables, {len(made)} files in {place}")
     if stale:
         fail(f"stale in {place}: {', '.join(stale)}; --out {place} writes them again", 1)
+
+
+def _claims_of(rows: Sequence[Path], files: Sequence[Path]) -> "list[NamedClaims]":
+    """The claims of these sweep files; without files, of those of SWEEPS that name the rows.
+
+    Raises ConfigError for a file without claims.
+    """
+    from bench.sweep.sweep_file import read_claims
+
+    if files:
+        asked = {file: read_claims(file) for file in files}
+        if without := [str(file) for file, claims in asked.items() if claims is None]:
+            raise ConfigError(f"claims: {without[0]!r} names no [claims]")
+        return [claims for claims in asked.values() if claims is not None]
+    here = {path.resolve() for path in rows}
+    found = map(read_claims, sorted(SWEEPS.glob("*.toml")))
+    return [one for one in found if one is not None and Path(one.claims.rows).resolve() in here]
 
 
 def _usual_folder(rows: Sequence[Path], check: bool) -> Path:

@@ -69,6 +69,8 @@ class Claims(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     named: date
+    rows: str = "results/rows.jsonl"
+    """The published rows that the claims are asked of; those of another file are not."""
     primary: tuple[Claim, ...] = ()
     secondary: tuple[Claim, ...] = ()
     predictions: tuple[Prediction, ...] = ()

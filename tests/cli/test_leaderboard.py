@@ -165,3 +165,37 @@ def test_rows_of_one_run_that_disagree_are_refused(capsys, rows_file, tmp_path, 
     assert code == 2 and not out.exists()
     for word in (made["run_id"], f"{rows_file}:1", f"{theirs}:1", f"different {part}"):
         assert word in err
+
+
+SWEEP = """
+name = "one"
+selectors = ["better", "full", "random"]
+[grid]
+keep = [0.05]
+[claims]
+named = 2026-11-26
+{rows}
+secondary = [{{ words = "it is {name}", rule = "random", reference = "full" }}]
+"""
+
+
+def test_claims_are_asked_of_the_rows_that_they_name(capsys, rows_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows_file.write_text(text(planted(3, (0.05,), 3)))
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "results" / "own").mkdir(parents=True)
+    for name, rows in (("published", ""), ("own", 'rows = "results/own/rows.jsonl"')):
+        sweep = SWEEP.format(name=name, rows=rows).replace('"better", ', "")
+        (tmp_path / "sweeps" / f"{name}.toml").write_text(sweep)
+    (tmp_path / "results" / "rows.jsonl").write_bytes(rows_file.read_bytes())
+    (tmp_path / "results" / "own" / "rows.jsonl").write_bytes(rows_file.read_bytes())
+
+    def told(*arguments, folder):
+        assert call(capsys, "leaderboard", *arguments, "--out", folder)[0] == 0
+        found = (tmp_path / folder / "leaderboard.md").read_text()
+        return {name for name in ("published", "own") if f"it is {name}" in found}
+
+    assert told(folder="results") == {"published"}
+    assert told("results/own/rows.jsonl", folder="results/own") == {"own"}
+    assert told(rows_file, folder="mine") == set()
+    assert told(rows_file, "--claims", "sweeps/own.toml", folder="mine") == {"own"}
