@@ -8,6 +8,7 @@ claims          the claims of the sweeps, each by its own comparison, beside wha
 power           the smallest effects that so many seeds find, as simulated
 ranks           average ranks over pairs
 families        tables that differ in K, or along a dial of pairs
+rates           arms over learning rates: swings, own bests, verdicts that turn
 sheet           one table as text, Markdown or LaTeX
 pages           the documents of results/
 figures         a table's figures; family_figures, cost_figures: those of several

@@ -1,10 +1,11 @@
-"""Families of tables -> figures: accuracy by K, and along a dial of pairs. Pure."""
+"""Families of tables -> figures: accuracy by K, by learning rate, along a dial of pairs. Pure."""
 
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
 from bench.tables.families import Dial, without_k
+from bench.tables.rates import Matrix
 from bench.tables.sheet import keep_percent
 from bench.tables.style import (
     BLACK,
@@ -69,6 +70,35 @@ def k_sensitivity(by_k: Mapping[int, Table]) -> Figure | None:
     where = without_k(next(iter(by_k.values()))).where
     note = "Bars and band: 95 % intervals over training seeds."
     frame(figure, "Sensitivity to K", f"{where}. {note}")
+    return figure
+
+
+# --- learning rates ------------------------------------------------------------------------------
+
+
+def by_rate(matrix: Matrix) -> Figure:
+    """Accuracy of every arm against the learning rate, a panel an arm, beside `full`."""
+    arms = [arm for arm in matrix.arms if len(arm.by_rate) > 1]
+    full = next((arm for arm in arms if arm.label == "full"), None)
+    figure, panels = panel_grid(len(arms))
+    for axes, arm in zip(panels, arms, strict=True):
+        axes.set_xscale("log")
+        if full is not None and arm is not full:
+            axes.plot(list(full.by_rate), [100 * x.accuracy for x in full.by_rate.values()],
+                      color=BLACK, lw=0.8, ls=DASHED)  # fmt: skip
+        accuracy_band(axes, list(arm.by_rate), list(arm.by_rate.values()), BLUE)
+        if arm.best is not None:
+            axes.plot([arm.best], [100 * arm.by_rate[arm.best].accuracy], ls="none", marker="o",
+                      ms=7, mfc="none", mec=VERMILION, zorder=3)  # fmt: skip
+        axes.set_title(f"{arm.label} (swing {100 * arm.swing:.1f})", loc="left", color=BLUE)
+        x_ticks(axes, matrix.rates)
+    label_edges(panels, "learning rate", "accuracy (%)")
+    keeps = " and ".join(keep_percent(k) for k in sorted({a.keep for a in arms if a.keep < 1}))
+    note = (
+        f"{matrix.where}, {keeps} of the tokens kept. Dashed: full. Bands: 95 % intervals over "
+        "training seeds. Ring: the arm's own best rate, chosen on tune."
+    )
+    frame(figure, "Does the learning rate decide?", note)
     return figure
 
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from bench.core.files import digest8
 from bench.tables.cost_figures import pareto
 from bench.tables.families import dials, k_groups, without_k
-from bench.tables.family_figures import by_dial, k_sensitivity
+from bench.tables.family_figures import by_dial, by_rate, k_sensitivity
+from bench.tables.rates import matrices
 from bench.tables.sheet import keep_percent
 from bench.tables.style import (
     BLACK,
@@ -57,6 +58,8 @@ def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
     for dial in dials(tables):
         first = next(iter(dial.by_value.values()))
         yield _name("dial", dial.fact, first.task, first.regime), by_dial(dial)
+    for matrix in matrices(tables):
+        yield _name("rates", matrix.where), by_rate(matrix)
     for by_k in k_groups(tables):
         figure = k_sensitivity(by_k)
         if figure is not None:

@@ -16,6 +16,7 @@ from bench.tables.claims import (
 )
 from bench.tables.families import dial_sheet, dials, k_groups, k_sheet
 from bench.tables.ranks import overall, ranks_sheet
+from bench.tables.rates import rates_sheets
 from bench.tables.sheet import Sheet, _markdown, to_latex
 from bench.tables.table import Comparison, Line, Table
 from bench.tables.table_sheets import headline_sheet, repeats_sheet, table_sheet, tuning_sheet
@@ -125,6 +126,7 @@ def documents(
     sheets += [ranks_sheet(found) for found in ranks]
     sheets += [k_sheet(group) for group in k_groups(tables)]
     sheets += [dial_sheet(dial) for dial in dials(tables)]
+    sheets += rates_sheets(tables)
     tunings = {t.tuning.sweep: t.tuning for t in tables if t.tuning is not None}
     sheets += [tuning_sheet(tuned) for tuned in tunings.values()]
     sheets += [repeats_sheet(repeated)] if repeated else []
