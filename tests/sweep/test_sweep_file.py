@@ -1,6 +1,7 @@
 """Sweep files: the points that they hold, and mistakes named with their line."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from small_sweep import GRID, TOML, TUNING, runtime, write
 
 from bench.core.config import Runtime
 from bench.core.errors import ConfigError
+from bench.selection.registry import get_selector
 from bench.sweep.run_sweep import run_sweep
 from bench.sweep.sweep_file import read_sweep
 
@@ -66,18 +68,24 @@ def test_expressions_schedules_and_rules_with_a_budget_of_their_own_are_points_t
     assert run_sweep(tmp_path / "small.toml", runtime(tmp_path)).done == len(points)
 
 
-def test_the_catalogue_sweep_has_every_selector():
+def test_the_catalogue_sweep_has_every_selector_and_the_control_of_each():
     from bench import selector_names
 
     plans = read_sweep(ROOT / "sweeps" / "catalogue.toml", Runtime()).plans
-    assert {plan.experiment.selector for plan in plans} == set(selector_names())
-    cells = {(p.experiment.selector, p.experiment.pair, p.experiment.seed) for p in plans}
-    assert len(cells) == 6 * len(selector_names())
+    by_rule = defaultdict(set)
     for plan in plans:
-        free = plan.selector.keep is None and plan.selector.kind == "score"
-        assert plan.experiment.keep in (
-            (0.05, 0.2) if free and not plan.selector.sets_keep else (1,)
-        )
+        by_rule[plan.experiment.selector].add((plan.experiment.pair, plan.experiment.seed))
+    assert set(selector_names()) <= set(by_rule)
+    assert {len(cells) for cells in by_rule.values()} == {6}  # both pairs, three seeds
+    for name in selector_names():
+        rule = get_selector(name)
+        if rule.kind == "weight":
+            assert f"shuffled({name})" in by_rule
+        elif rule.abstains and rule.keep is not None:
+            assert f"matched({name})" in by_rule
+    for plan in plans:
+        if plan.selector.keep is None and plan.selector.kind == "score":
+            assert plan.experiment.keep in (0.01, 0.02, 0.05, 0.1, 1)
 
 
 BAD = [
