@@ -79,8 +79,8 @@ def leaderboard(
     when they are made no more; other files in the folder stay.
     """
     from bench.tables import figures, pages
-    from bench.tables.claims import PUBLISHED
     from bench.tables.leaderboard import make_tables
+    from bench.tables.published import PUBLISHED
     from bench.tables.versions import count_versions, repeats
 
     place = out or _usual_folder(rows, check)

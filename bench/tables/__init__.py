@@ -4,7 +4,8 @@ rows            rows.jsonl and tuning.json as read, and regimes
 table           a table as data: comparisons, lines
 leaderboard     rows to tables
 table_sheets    a table, a tuning and the README's short table as text
-claims          the claims of the sweeps, each by its own comparison, beside what papers reported
+claims          the claims of the sweeps, each by its own comparison; predictions
+published       what papers reported, each beside its own source's full row
 power           the smallest effects that so many seeds find, as simulated
 ranks           average ranks over pairs
 families        tables that differ in K, or along a dial of pairs

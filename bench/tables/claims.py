@@ -6,25 +6,20 @@ are one Holm family, the secondary ones another. Pure: no input or output.
 """
 
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path
 from typing import Literal, get_args
 
 from bench.core.claims import Claim, NamedClaims, Prediction
 from bench.core.files import canonical_json
 from bench.core.moderated import TEST_VERSION
 from bench.core.stats import CONFIDENCE, MIN_EFFECT, holm
-from bench.tables.leaderboard import compare, is_main
+from bench.tables.leaderboard import compare
 from bench.tables.rows import regime_changes
-from bench.tables.sheet import NONE, Sheet, difference_text, interval_text, points
+from bench.tables.sheet import NONE, Sheet, interval_text, points
 from bench.tables.table import Comparison, Line, Table
-
-PUBLISHED = Path(__file__).parent / "published.toml"
-"""What papers reported, as `published_sheet` reads it."""
 
 Kind = Literal["primary", "secondary"]
 Outcome = Literal["shown", "not shown", "the opposite shown"]
@@ -282,40 +277,3 @@ def _named_note(source: NamedClaims, family: Sequence[Answer]) -> str:
         when = "on the day of" if first == named else "before"
         when += " the first of its rows"
     return f"Named on {named} in `{source.source}`, {when}."
-
-
-def published_sheet(published: str, tables: Sequence[Table]) -> Sheet:
-    """Reported numbers, then ours for the same rules at the same keeps."""
-    rows, names, keeps = [], set(), {1.0}
-    for source in tomllib.loads(published)["source"]:
-        full = {r.get("pair"): r["score"] for r in source["reported"] if r["rule"] == "full"}
-        name = source["name"] + (f", arXiv {source['arxiv']}" if "arxiv" in source else "")
-        for reported in source["reported"]:
-            pair, keep = reported.get("pair"), reported.get("keep")
-            is_compared = pair in full and reported["rule"] != "full"
-            change = f"{reported['score'] - full[pair]:+.2f}" if is_compared else NONE
-            rows.append((
-                "reported", name, source.get("benchmark", "not stated"), pair or "not stated",
-                reported["rule"], "not stated" if keep is None else f"{keep:g}",
-                f"{reported['score']:.2f}", change.replace("-", "−"),
-            ))  # fmt: skip
-            names |= set(reported["ours"])
-            keeps |= set() if keep is None else {keep}
-    for table in tables:
-        if is_main(table) and not table.has_no_keep:
-            for line in table.arms():
-                if line.rule in names and line.keep in keeps:
-                    rows.append((
-                        "measured here", f"regime {table.regime}", table.task, table.pair,
-                        line.label, f"{line.keep:g}", points(line.accuracy, False),
-                        difference_text(line.vs_full),
-                    ))  # fmt: skip
-    return Sheet(
-        "Reported elsewhere, beside ours",
-        ("", "source", "benchmark", "pair", "rule", "keep", "accuracy %", "difference from full"),
-        tuple(rows),
-        (
-            "The reported numbers are others', on other models, data and budgets; none was "
-            "measured here. Ours follow for the same rules at the keeps that were reported.",
-        ),
-    )

@@ -11,10 +11,10 @@ from bench.tables.claims import (
     answers,
     claims_sheets,
     predictions_sheet,
-    published_sheet,
     scored_predictions,
 )
 from bench.tables.families import dial_sheet, dials, k_groups, k_sheet
+from bench.tables.published import published_sheets
 from bench.tables.ranks import overall, ranks_sheet
 from bench.tables.rates import rates_sheets
 from bench.tables.sheet import Sheet, _markdown, to_latex
@@ -116,7 +116,8 @@ def documents(
 ) -> dict[str, bytes]:
     """File name -> content: the tables as Markdown, CSV and LaTeX, and the README's short one.
 
-    `claims` are those that the tables are asked, `repeated` the runs of which one counts.
+    `published` is the text of published.csv, `claims` are those that the tables are asked,
+    `repeated` the runs of which one counts.
     """
     ranks, by_pair = overall(tables), {table.pair for table in tables}
     sheets = claims_sheets(answers(tables, claims))
@@ -130,7 +131,7 @@ def documents(
     tunings = {t.tuning.sweep: t.tuning for t in tables if t.tuning is not None}
     sheets += [tuning_sheet(tuned) for tuned in tunings.values()]
     sheets += [repeats_sheet(repeated)] if repeated else []
-    sheets.append(published_sheet(published, tables))
+    sheets += published_sheets(published, tables)
     markdown = to_markdown(sheets)
     if not ranks:
         why = "one pair" if len(by_pair) == 1 else "no rule that two pairs share in one regime"

@@ -292,7 +292,7 @@ FACTS = {
     "gradient norm": lambda run: run.training.get("grad_norm"),
     "clipped steps": lambda run: run.clipped_step_share,
     "displacement": lambda run: run.training.get("displacement"),
-    "overlap with θ₀": lambda run: run.training.get("overlap_with_initial"),
+    "overlap with untrained": lambda run: run.training.get("overlap_with_initial"),
 }
 """What a run says of its steps: name -> its mean over them."""
 
@@ -312,9 +312,9 @@ def steps_sheet(matrix: Matrix) -> Sheet | None:
         ("of a step", "arm", *(f"{rate:g}" for rate in matrix.rates)),
         tuple(rows),
         (
-            "Means over steps and seeds. The norm is before clipping; displacement is ‖θₜ − θₜ₋₁‖; "
-            "overlap is the share of the selection that the untrained student would have selected "
-            "of the same batch, by the same rule.",
+            "Means over steps and seeds. The norm is before clipping; displacement is the norm of "
+            "what a step adds to the weights; overlap is the share of the selection that the "
+            "untrained student would have selected of the same batch, by the same rule.",
         ),
     )
 

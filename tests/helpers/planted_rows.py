@@ -9,16 +9,16 @@ from bench.core.files import canonical_json
 from bench.core.keep_schedule import keep_name, mean_keep
 from bench.core.records import SCHEMA_VERSION
 from bench.run.plan import slug
-from bench.tables import claims
 from bench.tables.leaderboard import make_tables
+from bench.tables.published import PUBLISHED as FILE
 from bench.tables.rows import read_rows
 
 BASE = 0.60
 """True accuracy of `full` and `random`."""
 SAMPLED = 40_000
 STEPS = Experiment().steps
-PUBLISHED = claims.PUBLISHED.read_text()
-"""The text of published.toml."""
+PUBLISHED = FILE.read_text()
+"""The text of published.csv."""
 
 
 def row(selector, keep, seed, effect=0.0, *, items=300, task="tiny_math", weights=False,

@@ -1,7 +1,7 @@
 """Arms over learning rates: swings, own bests chosen on tune, and the verdicts that turn."""
 
 import pytest
-from planted_rows import planted, row, tables_of
+from planted_rows import PUBLISHED, planted, row, tables_of
 
 from bench.core.stats import moderated_difference, verdicts
 from bench.tables import pages
@@ -149,13 +149,14 @@ def test_the_steps_are_told_where_every_run_says_so():
     told = {(cells[0], cells[1]): cells[2:] for cells in sheet.rows}
     assert told["gradient norm", "entropy"] == ("3.5", "3.5", "3.5")
     assert told["clipped steps", "full"] == ("0.25", "0.25", "0.25")
-    assert ("overlap with θ₀", "entropy") not in told
+    assert ("overlap with untrained", "entropy") not in told
 
 
 def test_the_page_and_the_figure_hold_the_matrix():
     tables = tables_of(world())
-    page = pages.documents(tables, "source = []\n")["leaderboard.md"].decode()
+    page = pages.documents(tables, PUBLISHED)["leaderboard.md"].decode()
     assert "## By learning rate: tiny-qwen3, tiny_math, regime default" in page
     assert "## Verdicts that a rate turns" in page
+    assert pages.documents(tables, PUBLISHED)["leaderboard.tex"].isascii()
     drawn = render([("rates", by_rate(matrix_of(world())))])
     assert drawn["rates.svg"].startswith(b"<?xml")
