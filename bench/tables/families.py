@@ -1,11 +1,13 @@
-"""What is compared across tables that differ in one number: K, or a dial of pairs. Pure."""
+"""What is compared across tables that differ in one thing: K, a number that their pairs state, or a
+setting. Pure.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.core.files import canonical_json
-from bench.tables.rows import DEFAULTS, Row
+from bench.tables.rows import DEFAULTS, Row, regime_name
 from bench.tables.sheet import NONE, Sheet, _short, points
 from bench.tables.table import Line, Table
 
@@ -25,34 +27,93 @@ def k_groups(tables: Iterable[Table]) -> list[dict[int, Table]]:
     return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
 
 
+Value = float | str
+
+
 @dataclass(frozen=True)
 class Dial:
-    """Tables of pairs that differ in one stated number (`style_share`), in its order."""
+    """Tables that differ in one thing alone, in its order: a number that each of their pairs states
+    (`style_share`), or settings of one pair.
+    """
 
     fact: str
-    by_value: Mapping[float, Table]
+    by_value: Mapping[Value, Table]
+    is_of_pairs: bool
+    regime: str
+    """What all of them share besides."""
 
-    def lines(self) -> dict[tuple[float, str], dict[float, Line]]:
+    @property
+    def first(self) -> Table:
+        return next(iter(self.by_value.values()))
+
+    @property
+    def where(self) -> str:
+        pair = "" if self.is_of_pairs else f"{self.first.pair}, "
+        return f"{pair}{self.first.task}, regime {self.regime}"
+
+    def lines(self) -> dict[tuple[float, str], dict[Value, Line]]:
         """(keep, label) -> value of the dial -> line, of every rule and of the baselines."""
-        found: dict[tuple[float, str], dict[float, Line]] = defaultdict(dict)
+        found: dict[tuple[float, str], dict[Value, Line]] = defaultdict(dict)
         for value, table in self.by_value.items():
             for line in table.lines:
                 found[line.keep, line.label][value] = line
         return dict(found)
 
 
-def dials(tables: Iterable[Table]) -> list[Dial]:
-    """Families of at least three pairs that state another number each, by task and regime."""
-    groups: dict[tuple[str, str, str], dict[float, Table]] = defaultdict(dict)
+FEWEST = 3
+"""Values without which there is no dial."""
+SETTINGS = (("max_new_tokens",), ("scope", "normalize"))
+"""Settings that are dials: of several, every combination is a value."""
+
+
+def dials(tables: Sequence[Table]) -> list[Dial]:
+    """Families of at least FEWEST tables: pairs that state another number each, then settings."""
+    usable = [t for t in tables if not t.has_no_keep and t.tuning is None and t.arms()]
+    return [*_pair_dials(usable), *_setting_dials(usable)]
+
+
+def _pair_dials(tables: Sequence[Table]) -> list[Dial]:
+    groups: dict[tuple[str, str, str], dict[Value, Table]] = defaultdict(dict)
     for table in tables:
-        if not table.has_no_keep and table.tuning is None and table.arms():
-            for fact, value in table.facts.items():
-                groups[fact, table.task, table.regime][value] = table
+        for fact, value in table.facts.items():
+            groups[fact, table.task, table.regime][value] = table
     return [
-        Dial(fact, dict(sorted(by_value.items())))
-        for (fact, *_), by_value in groups.items()
-        if len(by_value) > 2
+        Dial(fact, dict(sorted(by_value.items())), True, regime)
+        for (fact, _, regime), by_value in groups.items()
+        if len(by_value) >= FEWEST
     ]
+
+
+def _setting_dials(tables: Sequence[Table]) -> list[Dial]:
+    found = []
+    for names in SETTINGS:
+        groups: dict[str, dict[tuple[Value, ...], Table]] = defaultdict(dict)
+        for table in tables:
+            shared = {n: v for n, v in table.changes.items() if n not in names}
+            value = tuple(table.changes.get(name, DEFAULTS[name]) for name in names)
+            groups[canonical_json([table.pair, table.task, shared])][value] = table
+        for group in groups.values():
+            if len(group) >= FEWEST and _share_rules(group.values()):
+                table = next(iter(group.values()))
+                shared = {n: v for n, v in table.changes.items() if n not in names}
+                found.append(
+                    Dial(" and ".join(names), _named(group), False, regime_name(shared))
+                )  # fmt: skip
+    return found
+
+
+def _share_rules(tables: Iterable[Table]) -> bool:
+    """Whether a rule besides the references stands in all of them."""
+    shared = set.intersection(*({(x.label, x.keep) for x in table.arms()} for table in tables))
+    return bool({label for label, _ in shared} - {"full", "random"})
+
+
+def _named(group: Mapping[tuple[Value, ...], Table]) -> dict[Value, Table]:
+    """Single values as they are, combinations as text."""
+    return {
+        value[0] if len(value) == 1 else ", ".join(map(str, value)): table
+        for value, table in sorted(group.items())
+    }
 
 
 def k_sheet(by_k: Mapping[int, Table]) -> Sheet:
@@ -129,23 +190,28 @@ def dial_sheet(dial: Dial) -> Sheet:
     spread = _spread_of_c([lines.get(value) for value in dial.by_value] for _, lines in arms)
     if any(spread):
         rows.append(("mean 1 − C", NONE, *(f"{s[1]:.4f}" if s else NONE for s in spread)))
-    first = next(iter(dial.by_value.values()))
+    names = [value_text(value) for value in dial.by_value]
     return Sheet(
-        f"By {dial.fact}: {first.task}, regime {first.regime}",
-        ("selector", "keep", *(f"{dial.fact} {value:g}" for value in dial.by_value)),
+        f"By {dial.fact}: {dial.where}",
+        ("selector", "keep", *(f"{dial.fact} {n}" if dial.is_of_pairs else n for n in names)),
         tuple(rows),
         (
-            "Accuracy % ± seed sd (seeds), and the verdict against `full` of the same pair "
-            "(Holm-adjusted over that pair's table). C as in the table of K.",
+            "Accuracy % ± seed sd (seeds), and the verdict against `full` of the same column "
+            "(Holm-adjusted over that table). C as in the table of K.",
         ),
     )
+
+
+def value_text(value: Value) -> str:
+    """A value of a dial, as headers and figures show it."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _bare(line: Line) -> str:
     return points(line.accuracy, False)
 
 
-def _dial_order(item: tuple[tuple[float, str], Mapping[float, Line]]) -> tuple:
+def _dial_order(item: tuple[tuple[float, str], Mapping[Value, Line]]) -> tuple:
     (keep, label), lines = item
     mean = sum(line.accuracy for line in lines.values()) / len(lines)
     first = {"untrained": 0, "teacher": 1, "full": 2}.get(label, 3)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from bench.tables.families import Dial, without_k
+from bench.tables.families import Dial, Value, value_text, without_k
 from bench.tables.rates import Matrix
 from bench.tables.sheet import keep_percent
 from bench.tables.style import (
@@ -102,15 +102,21 @@ def by_rate(matrix: Matrix) -> Figure:
     return figure
 
 
-# --- a family of pairs ---------------------------------------------------------------------------
+# --- a dial of pairs or of settings --------------------------------------------------------------
+
+QUESTIONS = {
+    "max_new_tokens": "How long must the responses be that are trained on?",
+    "scope and normalize": "Who spends the budget, and over what is the mean?",
+}
 
 
 def by_dial(dial: Dial) -> Figure:
-    """Accuracy of every rule at each value of a number that sets the pairs apart; a panel a rule.
+    """Accuracy of every rule at each value of the dial; a panel a rule.
 
-    Filled marks: worse than `full` of the same pair by its verdict.
+    Filled marks: worse than `full` at the same value by its verdict.
     """
     lines = dial.lines()
+    place = _places(dial)
     references = {label: found for (_, label), found in lines.items()
                   if label in ("untrained", "teacher", "full")}  # fmt: skip
     random = {keep: found for (keep, label), found in lines.items() if label == "random"}
@@ -121,26 +127,40 @@ def by_dial(dial: Dial) -> Figure:
         for name, style in (("full", DASHED), ("untrained", ":")):
             if name in references:
                 found = references[name]
-                axes.plot(list(found), [100 * line.accuracy for line in found.values()],
+                axes.plot([place[value] for value in found],
+                          [100 * line.accuracy for line in found.values()],
                           color=BLACK, lw=0.8, ls=style)  # fmt: skip
         if keep in random:
-            accuracy_band(axes, list(random[keep]), list(random[keep].values()), GREY, lw=0.8, ms=2)
+            accuracy_band(axes, [place[value] for value in random[keep]],
+                          list(random[keep].values()), GREY, lw=0.8, ms=2)  # fmt: skip
         found = lines[keep, label]
-        accuracy_band(axes, list(found), list(found.values()), BLUE)
-        worse = {value: line for value, line in found.items()
+        accuracy_band(axes, [place[value] for value in found], list(found.values()), BLUE)
+        worse = {place[value]: line for value, line in found.items()
                  if line.vs_full is not None and line.vs_full.verdict == "worse"}  # fmt: skip
         axes.plot(list(worse), [100 * line.accuracy for line in worse.values()], ls="none",
                   marker="v", ms=5, color=VERMILION, zorder=3)  # fmt: skip
         name = f"{label}, keep {keep_percent(keep)}" if several else label
         axes.set_title(name, loc="left", color=BLUE)
-        x_ticks(axes, dial.by_value)
+        texts = {x: value_text(value).replace(", ", "\n") for value, x in place.items()}
+        x_ticks(axes, texts, lambda x, texts=texts: texts[x])
     label_edges(panels, dial.fact.replace("_", " "), "accuracy (%)")
-    first = next(iter(dial.by_value.values()))
     keeps = " and ".join(keep_percent(keep) for keep in sorted({keep for keep, _ in rules}))
     note = (
         f"{keeps} of the tokens kept. Dashed: full; dotted: untrained; grey: random. Bands: 95 % "
         "intervals over training seeds. Red triangle: worse than full (Holm-adjusted verdict)."
     )
-    where = f"one student, {len(dial.by_value)} teachers, {first.setting}"
-    frame(figure, "At which mismatch does each rule break?", f"{where}. {note}")
+    if dial.is_of_pairs:
+        claim = "At which mismatch does each rule break?"
+        where = f"one student, {len(dial.by_value)} teachers, {dial.first.setting}"
+    else:
+        claim, where = QUESTIONS[dial.fact], f"{dial.where}, {dial.first.items:,} items"
+    frame(figure, claim, f"{where}. {note}")
     return figure
+
+
+def _places(dial: Dial) -> dict[Value, float]:
+    """Where each value stands: at itself, or one after another."""
+    return {
+        value: float(number) if isinstance(value, str) else float(value)
+        for number, value in enumerate(dial.by_value)
+    }

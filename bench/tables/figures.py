@@ -56,8 +56,8 @@ def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
                 shown = f"{kind}-weights" if table.has_no_keep else kind
                 yield _name(shown, table.pair, table.task, table.regime), figure
     for dial in dials(tables):
-        first = next(iter(dial.by_value.values()))
-        yield _name("dial", dial.fact, first.task, first.regime), by_dial(dial)
+        own = () if dial.is_of_pairs else (dial.first.pair,)
+        yield _name("dial", dial.fact, *own, dial.first.task, dial.regime), by_dial(dial)
     for matrix in matrices(tables):
         yield _name("rates", matrix.where), by_rate(matrix)
     for by_k in k_groups(tables):

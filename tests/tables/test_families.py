@@ -73,3 +73,52 @@ def test_pairs_that_differ_in_a_stated_number_are_set_side_by_side():
     assert "figures/dial-share-tiny_math-default.svg" in figures.draw_all(tables)
     assert dials(tables_of(family((0.0, 0.2)))) == []
     assert dials(tables_of(planted(2))) == []
+
+
+def caps(values=(8, 16, 64), **fields):
+    """One pair trained at several caps: `short` falls with the cap."""
+    return [
+        found
+        for value in values
+        for found in planted(
+            4, (0.05,), 4, {"short": -0.005 * value, "steady": 0.0}, max_new_tokens=value, **fields
+        )
+    ]
+
+
+def test_settings_are_dials_too():
+    (dial,) = dials(tables_of(caps()))
+    assert (dial.fact, list(dial.by_value), dial.is_of_pairs) == (
+        "max_new_tokens",
+        [8, 16, 64],
+        False,
+    )
+    sheet = families.dial_sheet(dial)
+    assert sheet.title == "By max_new_tokens: tiny-qwen3, tiny_math, regime default"
+    assert sheet.header[2:] == ("8", "16", "64")
+    cells = {(line[0], line[1]): line[2:] for line in sheet.rows}
+    assert [c.split()[-1] for c in cells["short", "0.05"]] == ["worse", "worse", "worse"]
+    assert [c.split()[-1] for c in cells["steady", "0.05"]] == ["tie", "tie", "tie"]
+    for value, table in dial.by_value.items():
+        assert table.changes.get("max_new_tokens", 64) == value
+    name = "figures/dial-max_new_tokens-tiny-qwen3-tiny_math-default.svg"
+    assert name in figures.draw_all(tables_of(caps()))
+
+
+def test_a_dial_of_settings_has_three_values_of_one_regime_and_a_rule_of_all():
+    assert not dials(tables_of(caps((8, 64))))
+    assert not dials(tables_of(caps((8, 16)) + caps((64,), steps=240)))
+    lonely = [r for r in caps() if r["experiment"]["selector"] in ("full", "random")]
+    assert not dials(tables_of(lonely))
+
+
+def test_combinations_of_settings_are_values_by_name():
+    rows = [
+        found
+        for scope, normalize in (("batch", "all"), ("batch", "selected"), ("response", "selected"))
+        for found in planted(3, (0.05,), 3, scope=scope, normalize=normalize)
+    ]
+    (dial,) = dials(tables_of(rows))
+    assert list(dial.by_value) == ["batch, all", "batch, selected", "response, selected"]
+    assert dial.regime == "default" and dial.fact == "scope and normalize"
+    assert any("scope-and-normalize" in name for name in figures.draw_all(tables_of(rows)))
