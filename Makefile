@@ -15,8 +15,8 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 demo: .venv/.installed
 	$(BIN)/bench run --selector teachability --keep 0.05
 
-# One after another; on all cores with make test JOBS=auto. The ten slowest are listed.
-JOBS ?= 0
+# On all cores; one after another with make test JOBS=0. The ten slowest are listed.
+JOBS ?= auto
 test: .venv/.installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations 10
 

@@ -52,12 +52,13 @@ class Dial:
         return f"{pair}{self.first.task}, regime {self.regime}"
 
     def lines(self) -> dict[tuple[float, str], dict[Value, Line]]:
-        """(keep, label) -> value of the dial -> line, of every rule and of the baselines."""
+        """(keep, label) -> value of the dial -> line, of the baselines and of every rule that
+        stands at several values."""
         found: dict[tuple[float, str], dict[Value, Line]] = defaultdict(dict)
         for value, table in self.by_value.items():
             for line in table.lines:
                 found[line.keep, line.label][value] = line
-        return dict(found)
+        return {key: lines for key, lines in found.items() if len(lines) > 1}
 
 
 FEWEST = 3

@@ -106,7 +106,7 @@ def by_rate(matrix: Matrix) -> Figure:
 
 QUESTIONS = {
     "max_new_tokens": "How long must the responses be that are trained on?",
-    "scope and normalize": "Who spends the budget, and over what is the mean?",
+    "scope and normalize": "Who spends the budget, and whose mean?",
 }
 
 
