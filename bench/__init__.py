@@ -4,6 +4,7 @@ The public API is imported lazily: `import bench` never imports torch.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version("opd-bench")
     if name in _MODULE_OF:
         return getattr(import_module(f"bench.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")

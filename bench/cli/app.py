@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import version
 
 from cyclopts import CycloptsError, Parameter
 from pydantic import ValidationError
@@ -28,6 +29,7 @@ app = GroupedApp(
     Example: `bench run --selector teachability --keep 0.05`
     """,
     default_parameter=Parameter(show_default=default_text),
+    version=lambda: version("opd-bench"),
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )

@@ -4,10 +4,12 @@ import shlex
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 from command import call, run_flags
 
+import bench
 from bench.cli.app import app
 
 
@@ -128,3 +130,9 @@ def test_help_breaks_no_name_at_80_columns(names, capsys, monkeypatch):
     for argument in COMMANDS[names].assemble_argument_collection():
         if argument.show:
             assert set(argument.names) <= set(words)
+
+
+def test_the_version_is_the_packages(capsys):
+    code, out, _ = call(capsys, "--version")
+    assert (code, out.strip()) == (0, version("opd-bench"))
+    assert bench.__version__ == version("opd-bench") != "0.0.0"
