@@ -79,6 +79,7 @@ def leaderboard(
     when they are made no more; other files in the folder stay.
     """
     from bench.tables import figures, pages
+    from bench.tables.fronts import fronts_of
     from bench.tables.leaderboard import make_tables
     from bench.tables.published import PUBLISHED
     from bench.tables.versions import count_versions, repeats
@@ -91,7 +92,9 @@ def leaderboard(
     tables = make_tables(found, tunings, versions)
     named = _claims_of(rows or (RESULTS,), claims)
     repeated = repeats(count_versions(found, versions).rows)
-    made = pages.documents(tables, published, named, repeated) | figures.draw_all(tables)
+    fronts = fronts_of(found, tunings)
+    made = pages.documents(tables, published, named, repeated, fronts)
+    made |= figures.draw_all(tables, fronts)
     stale = folder.stale(made) if check else []
     if not check:
         folder.write(made)

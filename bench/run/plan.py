@@ -164,14 +164,21 @@ def make_plan(experiment: Experiment, runtime: Runtime) -> Plan:
 
 
 def open_settings(experiment: Experiment) -> dict[str, Any]:
-    """The named pair's settings that this experiment leaves open; none where it is a whole record.
+    """The named pair's settings that this experiment leaves open and that are not the defaults;
+    none where it is a whole record.
 
     Raises ConfigError where one does not go with what was given.
     """
     given = experiment.model_fields_set
     if given >= FIRST_FIELDS:
         return {}
-    found = {name: value for name, value in settings_of(experiment).items() if name not in given}
+    found = {
+        name: value
+        for name, value in settings_of(experiment).items()
+        if name not in given and value != getattr(experiment, name)
+    }
+    if not found:
+        return {}
     own = Experiment.parse({**{name: getattr(experiment, name) for name in given}, **found})
     return {name: getattr(own, name) for name in found}
 
@@ -182,13 +189,8 @@ def with_pair_settings(experiment: Experiment) -> Experiment:
 
 
 def of_pair_text(of_pair: Mapping[str, Any]) -> str:
-    """Settings that are the pair's and no default of ours: learning_rate 1e-06, steps 200."""
-    default = Experiment()
-    return ", ".join(
-        f"{name} {setting_text(value)}"
-        for name, value in of_pair.items()
-        if value != getattr(default, name)
-    )
+    """Settings that are the pair's: learning_rate 1e-06, steps 200."""
+    return ", ".join(f"{name} {setting_text(value)}" for name, value in of_pair.items())
 
 
 def setting_text(value: Any) -> str:

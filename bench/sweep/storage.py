@@ -5,10 +5,10 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -28,14 +28,18 @@ class TrialFault(Exception):
     """A trial that failed by its own fault: recorded, and the sweep goes on."""
 
 
+Direction = Literal["maximize", "minimize"]
+
+
 def open_study(
     name: str,
     storage: str | None,
     folder: Path,
     sampler: optuna.samplers.BaseSampler | None = None,
     pruner: optuna.pruners.BasePruner | None = None,
+    directions: Sequence[Direction] = ("maximize",),
 ) -> optuna.Study:
-    """A study that maximises, made if it is not there. A damaged journal is set aside, and said:
+    """A study, made if it is not there. A damaged journal is set aside, and said:
     its points are asked for anew, and those with a row are done at once.
 
     Raises ConfigError for a bad storage.
@@ -46,7 +50,7 @@ def open_study(
         return optuna.create_study(
             study_name=name,
             storage=_open_storage(storage, folder),
-            direction="maximize",
+            directions=list(directions),
             sampler=sampler,
             pruner=pruner,
             load_if_exists=True,

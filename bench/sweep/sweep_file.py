@@ -87,8 +87,10 @@ class Range(_Table):
         return self
 
 
-CELL_FIELDS = ("seed", "keep", "selector")
-"""What a tuning never chooses."""
+CELL_FIELDS = ("seed", "selector")
+"""What a tuning never chooses; of one objective, not the keep either."""
+Objective = Literal["accuracy", "trained", "scored"]
+"""Accuracy on the tuning task, up; tokens trained on, or scored by the teacher, down."""
 
 
 class Tuning(_Table):
@@ -96,7 +98,9 @@ class Tuning(_Table):
 
     trials: Annotated[int, Field(ge=1)]
     ranges: Annotated[dict[str, Range], Field(min_length=1)]
-    sampler: Literal["tpe", "qmc", "grid"] = "tpe"
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("accuracy",)
+    """Of several, accuracy comes first, and a cell has a front of values instead of the best."""
+    sampler: Literal["tpe", "qmc", "grid", "nsga2"] = "tpe"
     pruner: Literal["none", "median", "hyperband"] = "none"
     task: str = "tiny_math_tune"
     """Task whose accuracy is maximised; never one that is reported."""
@@ -111,7 +115,7 @@ class Tuning(_Table):
             field = Experiment.model_fields.get(name)
             if field is None:
                 raise unknown_name("ranges", name, Experiment.model_fields)
-            if name in CELL_FIELDS:
+            if name in CELL_FIELDS or (name == "keep" and not self.has_front):
                 raise ValueError(f"{name}: cannot have a range, it tells the cells apart")
             if not isinstance(field.default, int | float) or isinstance(field.default, bool):
                 raise ValueError(f"{name}: only a number can have a range")
@@ -123,6 +127,24 @@ class Tuning(_Table):
                     f"trials: {self.trials} is not accepted: the grid has {len(self.grid())} points"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> "Tuning":
+        if self.objectives[0] != "accuracy" or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"objectives: {list(self.objectives)} is not accepted: accuracy first, then "
+                "trained, scored or both"
+            )
+        if self.sampler == "nsga2" and not self.has_front:
+            raise ValueError("sampler: nsga2 needs several objectives")
+        if self.pruner != "none" and self.has_front:
+            raise ValueError(f"pruner: {self.pruner} judges by one objective; leave it out")
+        return self
+
+    @property
+    def has_front(self) -> bool:
+        """Several objectives: no values are the best."""
+        return len(self.objectives) > 1
 
     def grid(self) -> list[dict[str, int | float]]:
         """Every combination of the ranges' values."""

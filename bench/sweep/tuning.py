@@ -6,7 +6,8 @@ runs twice.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from bench.core.files import digest8
 from bench.core.keep_schedule import keep_name
 from bench.core.stopping import StopRequest
 from bench.run.plan import make_plan, slug
+from bench.selection.registry import get_selector
 from bench.sweep.launch import execute
 from bench.sweep.storage import (
+    Direction,
     TrialFault,
     close_study,
     find_study,
@@ -33,6 +36,8 @@ from bench.sweep.storage import (
 from bench.sweep.sweep_file import Sweep, Tuning
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+POPULATION = 8
+"""Trials of a generation of NSGA-II: budgets are small."""
 STARTUP = 2
 """Complete trials before the median prunes: budgets are small."""
 
@@ -64,7 +69,9 @@ class TuningFolder:
 def tuning_folder(sweep: Sweep, runtime: Runtime) -> TuningFolder:
     """The folder of this sweep's tuning: an edited sweep has another."""
     assert sweep.file.tuning is not None
-    identity = [[p.run_id for p in sweep.plans], sweep.file.tuning.model_dump()]
+    tuning = sweep.file.tuning
+    later = set() if tuning.has_front else {"objectives"}
+    identity = [[p.run_id for p in sweep.plans], tuning.model_dump(exclude=later)]
     return TuningFolder(runtime.runs_dir / "sweeps" / f"{sweep.file.name}-{digest8(identity)}")
 
 
@@ -112,8 +119,7 @@ def tune(
         for name, cell in list(todo.items()):
             stop.check()
             try:
-                with folder.lock(cell):
-                    study = study_of(cell, tuning, storage, folder)
+                with folder.lock(cell), opened(cell, tuning, storage, folder) as study:
                     tune_cell(cell, tuning, study, runtime, launch, stop)
             except Timeout:
                 continue
@@ -122,7 +128,22 @@ def tune(
 
 def study_of(cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder) -> optuna.Study:
     pruner = make_pruner(tuning, cell.experiment.steps)
-    return open_study(_study_name(cell, folder), storage, folder.path, None, pruner)
+    directions: list[Direction] = [
+        "maximize" if name == "accuracy" else "minimize" for name in tuning.objectives
+    ]
+    return open_study(_study_name(cell, folder), storage, folder.path, None, pruner, directions)
+
+
+@contextmanager
+def opened(
+    cell: Cell, tuning: Tuning, storage: str | None, folder: TuningFolder
+) -> Iterator[optuna.Study]:
+    """The cell's study; its connections are closed at the end."""
+    study = study_of(cell, tuning, storage, folder)
+    try:
+        yield study
+    finally:
+        close_study(study)
 
 
 def _study_name(cell: Cell, folder: TuningFolder) -> str:
@@ -144,6 +165,8 @@ def make_sampler(tuning: Tuning, spent: int) -> optuna.samplers.BaseSampler:
             return optuna.samplers.QMCSampler(
                 seed=tuning.seed, scramble=True, independent_sampler=first
             )
+    if tuning.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
     return optuna.samplers.TPESampler(seed=seed)
 
 
@@ -176,7 +199,7 @@ def tune_cell(
         if point := _point(dead):
             study.enqueue_trial(point, user_attrs=history(dead.user_attrs, died=True))
 
-    def objective(trial: optuna.Trial) -> float:
+    def objective(trial: optuna.Trial) -> float | tuple[float, ...]:
         def report(step: int, means: Mapping[str, float]) -> None:
             trial.report(means[tuning.task], step)
             if step < experiment.steps and trial.should_prune():  # at the end nothing is saved
@@ -201,7 +224,9 @@ def tune_cell(
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             raise TrialFault from error
         trial.set_user_attr("run_id", record.run_id)
-        return record.scores["trained"][tuning.task]["mean"]
+        accuracy = record.scores["trained"][tuning.task]["mean"]
+        costs = [float(record.tokens[name]) for name in tuning.objectives[1:]]
+        return (accuracy, *costs) if costs else accuracy
 
     if tuning.sampler == "grid":
         for point in tuning.grid():
@@ -217,6 +242,8 @@ def proposed(cell: Cell, tuning: Tuning, trial: optuna.Trial) -> Experiment:
     """The cell's experiment with the values that the sampler proposes."""
     values: dict[str, Any] = {}
     for name, span in tuning.ranges.items():
+        if name == "keep" and not takes_keep(cell.experiment):
+            continue
         if span.values:
             values[name] = trial.suggest_categorical(name, span.values)
         elif isinstance(Experiment.model_fields[name].default, int):
@@ -229,6 +256,12 @@ def proposed(cell: Cell, tuning: Tuning, trial: optuna.Trial) -> Experiment:
                 name, span.low, span.high, step=span.step, log=span.log
             )
     return cell.experiment.model_copy(update=values)
+
+
+def takes_keep(experiment: Experiment) -> bool:
+    """Whether the rule spends a budget that it is given."""
+    rule = get_selector(experiment.selector, **experiment.selector_params)
+    return rule.keep is None and not rule.sets_keep and rule.kind == "score"
 
 
 def _point(trial: FrozenTrial) -> dict[str, Any]:
@@ -246,8 +279,10 @@ def progress_of(sweep: Sweep, storage: str | None, runtime: Runtime) -> tuple[in
     """(trials spent, trials in all)."""
     tuning, folder = sweep.file.tuning, tuning_folder(sweep, runtime)
     assert tuning is not None
-    found = cells(sweep).values()
-    spent = sum(len(counted(study_of(cell, tuning, storage, folder))) for cell in found)
+    found, spent = cells(sweep).values(), 0
+    for cell in found:
+        with opened(cell, tuning, storage, folder) as study:
+            spent += len(counted(study))
     return spent, tuning.trials * len(found)
 
 

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from bench.core.config import Runtime, rows_file
 from bench.core.errors import ConfigError
@@ -14,7 +16,7 @@ from bench.core.files import json_text, read_json, write_json, write_text
 from bench.core.sums import changed_files, write_sums
 from bench.run.plan import make_plan
 from bench.sweep.sweep_file import Sweep
-from bench.sweep.tuning import cell_name, cells, counted, study_of, tuning_folder
+from bench.sweep.tuning import cell_name, cells, counted, opened, tuning_folder
 
 
 def check_replaces(sweep: Sweep, runtime: Runtime) -> None:
@@ -48,20 +50,16 @@ def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
     records = {}
     points = {cell_name(plan.experiment): plan.experiment for plan in sweep.plans}
     for name, cell in cells(sweep).items():
-        trials = counted(study_of(cell, tuning, storage, folder))
+        with opened(cell, tuning, storage, folder) as study:
+            trials = counted(study)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         if not complete:
             errors = {trial.user_attrs.get("error", trial.state.name) for trial in trials}
             raise ConfigError(f"tuning: no trial of {name} was completed: {'; '.join(errors)}")
-        winner = max(complete, key=lambda trial: (trial.value, -trial.number))
         records[name] = {
             "experiment": points[name].model_dump(mode="json"),
-            "best": winner.params,
-            "value": winner.value,
-            "trials": [
-                {"params": t.params, "value": t.value, "state": t.state.name.lower()}
-                for t in trials
-            ],
+            **(_front(complete) if tuning.has_front else _best(complete)),
+            "trials": [_trial(trial, tuning.has_front) for trial in trials],
         }
     ranges = {name: span.model_dump(exclude_unset=True) for name, span in tuning.ranges.items()}
     budget = {"sweep": sweep.file.name, **tuning.model_dump(), "ranges": ranges}
@@ -74,6 +72,37 @@ def write_result(sweep: Sweep, storage: str | None, runtime: Runtime) -> Path:
     write_sums(folder.path, {folder.result.name: hashlib.sha256(text.encode()).hexdigest()})
     write_text(folder.result, text)
     return folder.result
+
+
+def _best(complete: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The first of the trials with the highest value."""
+    winner = max(complete, key=lambda trial: (trial.value, -trial.number))
+    return {"best": winner.params, "value": winner.value}
+
+
+def _front(complete: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The trials that none is better than in every objective, from the cheapest up; of equal values
+    the first trial."""
+    points: dict[tuple[float, ...], FrozenTrial] = {}
+    for trial in sorted(complete, key=lambda trial: trial.number):
+        points.setdefault(tuple(trial.values), trial)
+    kept = [
+        trial
+        for values, trial in points.items()
+        if not any(_dominates(other, values) for other in points if other != values)
+    ]
+    kept.sort(key=lambda trial: (trial.values[1:], -trial.values[0]))
+    return {"front": [{"params": t.params, "values": t.values} for t in kept]}
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """At least as accurate and as cheap in everything: accuracy up, costs down."""
+    return one[0] >= other[0] and all(a <= b for a, b in zip(one[1:], other[1:], strict=True))
+
+
+def _trial(trial: FrozenTrial, has_front: bool) -> dict[str, Any]:
+    value = {"values": trial.values} if has_front else {"value": trial.value}
+    return {"params": trial.params, **value, "state": trial.state.name.lower()}
 
 
 def has_result(sweep: Sweep, runtime: Runtime) -> bool:
@@ -90,16 +119,21 @@ def has_result(sweep: Sweep, runtime: Runtime) -> bool:
 
 
 def tuned(sweep: Sweep, runtime: Runtime) -> Sweep:
-    """The sweep's own points, seeds and all, each with its cell's best values."""
+    """The sweep's own points, seeds and all, each with its cell's best values, or with those of
+    every point of its front."""
     result, plans = tuning_folder(sweep, runtime).result, []
     cells_found = read_json(result)
     for plan in sweep.plans:
         try:
-            best = dict(cells_found["cells"][cell_name(plan.experiment)]["best"])
+            cell = cells_found["cells"][cell_name(plan.experiment)]
+            found = (
+                [point["params"] for point in cell["front"]] if "front" in cell else [cell["best"]]
+            )
+            chosen = [dict(values) for values in found]
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{str(result)!r} is damaged: {error!r}; delete it, and the same command writes it "
                 "again"
             ) from error
-        plans.append(make_plan(plan.experiment.model_copy(update=best), runtime))
+        plans += [make_plan(plan.experiment.model_copy(update=v), runtime) for v in chosen]
     return replace(sweep, plans=tuple({plan.run_id: plan for plan in plans}.values()))

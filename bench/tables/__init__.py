@@ -10,6 +10,7 @@ power           the smallest effects that so many seeds find, as simulated
 ranks           average ranks over pairs
 families        tables that differ in K, or along a dial of pairs
 rates           arms over learning rates: swings, own bests, verdicts that turn
+fronts          searches with several objectives: of every rule the points that nothing beats
 sheet           one table as text, Markdown or LaTeX
 pages           the documents of results/
 figures         a table's figures; family_figures, cost_figures: those of several

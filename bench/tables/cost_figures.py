@@ -5,10 +5,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from bench.tables.fronts import COSTS, Fronts
 from bench.tables.sheet import keep_percent
-from bench.tables.style import BLACK, GREY, VERMILION, WIDTH, frame, per_cent, x_ticks
+from bench.tables.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILION,
+    WIDTH,
+    frame,
+    label_edges,
+    panel_grid,
+    per_cent,
+    x_ticks,
+)
 from bench.tables.table import Line, Table
 
 
@@ -124,3 +136,31 @@ def _name_front(
                       textcoords="offset points", fontsize=6, color=colour, va="bottom",
                       ha="right")  # fmt: skip
     axes.set_ylim(bottom, max(top, at + 2 * gap))
+
+
+def by_front(fronts: Fronts, cost: str) -> Figure:
+    """Reported accuracy against a cost: every rule's front, and the front of all rules."""
+    figure, panels = panel_grid(len(fronts.by_rule))
+    best = fronts.overall(cost)
+    for axes, (rule, found) in zip(panels, fronts.by_rule.items(), strict=True):
+        ordered = sorted(found, key=lambda point: point.costs[cost])
+        axes.set_xscale("log")
+        axes.step([p.costs[cost] for p in best], [100 * p.accuracy for p in best], where="post",
+                  color=GREY, lw=0.8)  # fmt: skip
+        for point in ordered:
+            axes.vlines(point.costs[cost], *per_cent(point.ci95), color=BLUE, lw=0.7, alpha=0.6)
+        axes.plot([p.costs[cost] for p in ordered], [100 * p.accuracy for p in ordered],
+                  color=BLUE, marker="o")  # fmt: skip
+        first = [point for point in ordered if any(point is other for other in best)]
+        axes.plot([p.costs[cost] for p in first], [100 * p.accuracy for p in first], ls="none",
+                  marker="o", color=VERMILION, zorder=3)  # fmt: skip
+        axes.set_title(rule, loc="left", color=BLUE)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    label_edges(panels, COSTS[cost], "accuracy (%)")
+    note = (
+        f"{fronts.where}. Points were chosen on {fronts.tuning.task}; bars: 95 % intervals over "
+        "seeds and items. Grey line and red points: the front of all rules."
+    )
+    frame(figure, f"How much accuracy for how many {COSTS[cost]}?", note)
+    return figure

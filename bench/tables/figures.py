@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.core.files import digest8
-from bench.tables.cost_figures import pareto
+from bench.tables.cost_figures import by_front, pareto
 from bench.tables.families import dials, k_groups, without_k
 from bench.tables.family_figures import by_dial, by_rate, k_sensitivity
+from bench.tables.fronts import Fronts
 from bench.tables.rates import matrices
 from bench.tables.sheet import keep_percent
 from bench.tables.style import (
@@ -36,12 +37,12 @@ VERDICT_COLOUR = {"better": BLUE, "worse": VERMILION, "tie": GREY, None: GREY}
 VERDICT_MARKER = {"better": "^", "worse": "v", "tie": "o", None: "."}
 
 
-def draw_all(tables: Sequence[Table]) -> dict[str, bytes]:
+def draw_all(tables: Sequence[Table], fronts: Sequence[Fronts] = ()) -> dict[str, bytes]:
     """File name -> content of every figure that has data, each as SVG and PNG."""
-    return render(_figures(tables))
+    return render(_figures(tables, fronts))
 
 
-def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
+def _figures(tables: Sequence[Table], fronts: Sequence[Fronts]) -> Iterator[tuple[str, Figure]]:
     kinds: dict[str, Callable[[Table], Figure | None]] = {
         "differences": differences,
         "keep": accuracy_by_keep,
@@ -58,6 +59,12 @@ def _figures(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
     for dial in dials(tables):
         own = () if dial.is_of_pairs else (dial.first.pair,)
         yield _name("dial", dial.fact, *own, dial.first.task, dial.regime), by_dial(dial)
+    for found in fronts:
+        for cost in found.costs:
+            yield (
+                _name("front", cost, found.pair, found.task, found.tuning.sweep),
+                by_front(found, cost),
+            )
     for matrix in matrices(tables):
         yield _name("rates", matrix.where), by_rate(matrix)
     for by_k in k_groups(tables):

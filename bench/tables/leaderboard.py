@@ -86,8 +86,13 @@ def make_tables(
             if row.run_id not in known and (name == "full" or row.experiment["keep"] in keeps)
         ]
         tables += _tables(pair, task, changes, own, borrowed)
-    tuned = [table for tuning in tunings for table in _tuned_tables(rows, tuning)]
+    tunings = list(tunings)
+    tuned = [
+        table for tuning in tunings if not tuning.has_front for table in _tuned_tables(rows, tuning)
+    ]
     tables = [table for table in tables if not any(_is_part(table, of) for of in tuned)]
+    in_fronts = _in_fronts(rows, [tuning for tuning in tunings if tuning.has_front])
+    tables = [table for table in tables if not _runs_of(table) <= in_fronts]
     return sorted(
         [
             replace(table, warnings=(*table.warnings, *left_out_warnings(left_out, table.rules)))
@@ -120,20 +125,35 @@ def _tuned_tables(rows: Sequence[Row], tuning: Tuned) -> Iterator[Table]:
     """The tables of one tuning. `full` and the rules are each at their own best values."""
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for cell in tuning.cells.values():
-        wanted = _but_seed({**cell.experiment, **cell.best})
+        wanted = but_seed({**cell.experiment, **cell.best})
         changes = {
             name: value
             for name, value in regime_changes(cell.experiment).items()
             if name not in tuning.ranges
         }
         for row in rows:
-            if _but_seed(row.experiment) == wanted:
+            if but_seed(row.experiment) == wanted:
                 for task in row.scores["trained"]:
                     groups[canonical_json(changes), row.experiment["pair"], task].append(row)
     for (changes, pair, task), group in groups.items():
         group.sort(key=lambda row: row.run_id)
         for table in _tables(pair, task, json.loads(changes), group):
             yield replace(table, tuning=tuning)
+
+
+def _in_fronts(rows: Sequence[Row], tunings: Sequence[Tuned]) -> set[str]:
+    """The runs at points of fronts: a table of these alone says nothing (`bench.tables.fronts`)."""
+    wanted = {
+        but_seed({**cell.experiment, **point.params})
+        for tuning in tunings
+        for cell in tuning.cells.values()
+        for point in cell.front
+    }
+    return {row.run_id for row in rows if wanted and but_seed(row.experiment) in wanted}
+
+
+def _runs_of(table: Table) -> set[str]:
+    return {run.run_id for line in table.arms() for run in line.runs}
 
 
 def _is_part(table: Table, tuned: Table) -> bool:
@@ -146,7 +166,7 @@ def _is_part(table: Table, tuned: Table) -> bool:
     return table.task == tuned.task and runs <= others
 
 
-def _but_seed(experiment: Mapping[str, Any]) -> str:
+def but_seed(experiment: Mapping[str, Any]) -> str:
     """What decides the trained weights but the seed."""
     return training_of({**experiment, "seed": 0})
 

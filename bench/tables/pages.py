@@ -14,6 +14,7 @@ from bench.tables.claims import (
     scored_predictions,
 )
 from bench.tables.families import dial_sheet, dials, k_groups, k_sheet
+from bench.tables.fronts import Fronts, fronts_sheet
 from bench.tables.published import published_sheets
 from bench.tables.ranks import overall, ranks_sheet
 from bench.tables.rates import rates_sheets
@@ -113,11 +114,12 @@ def documents(
     published: str,
     claims: Sequence[NamedClaims] = (),
     repeated: Sequence[Repeat] = (),
+    fronts: Sequence[Fronts] = (),
 ) -> dict[str, bytes]:
     """File name -> content: the tables as Markdown, CSV and LaTeX, and the README's short one.
 
     `published` is the text of published.csv, `claims` are those that the tables are asked,
-    `repeated` the runs of which one counts.
+    `repeated` the runs of which one counts, `fronts` what searches with several objectives found.
     """
     ranks, by_pair = overall(tables), {table.pair for table in tables}
     sheets = claims_sheets(answers(tables, claims))
@@ -128,6 +130,7 @@ def documents(
     sheets += [k_sheet(group) for group in k_groups(tables)]
     sheets += [dial_sheet(dial) for dial in dials(tables)]
     sheets += rates_sheets(tables)
+    sheets += map(fronts_sheet, fronts)
     tunings = {t.tuning.sweep: t.tuning for t in tables if t.tuning is not None}
     sheets += [tuning_sheet(tuned) for tuned in tunings.values()]
     sheets += [repeats_sheet(repeated)] if repeated else []

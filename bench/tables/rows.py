@@ -6,9 +6,9 @@ no input or output.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from bench.core.config import Experiment
 from bench.core.errors import ConfigError
@@ -55,13 +55,29 @@ class Row(RunRecord):
         )
 
 
+class FrontPoint(BaseModel):
+    """Values that no others of the same cell are better than in everything."""
+
+    params: dict[str, Any]
+    values: list[float]
+    """Of each objective, in their order, on the tuning task and at the tuning's seed."""
+
+
 class TunedCell(BaseModel):
     """One rule at one setting, whose values were chosen by the tuning."""
 
     experiment: dict[str, Any]
-    best: dict[str, Any]
-    value: float
+    best: dict[str, Any] = {}
+    value: float = 0.0
+    front: list[FrontPoint] = []
+    """Instead of the best, where the tuning has several objectives; from the cheapest up."""
     trials: list[dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _check_found(self) -> Self:
+        if not self.front and not {"best", "value"} <= self.model_fields_set:
+            raise ValueError("best: neither the best values nor a front of values is there")
+        return self
 
 
 class Tuned(BaseModel):
@@ -73,7 +89,12 @@ class Tuned(BaseModel):
     task: str
     seed: int
     ranges: dict[str, Any]
+    objectives: tuple[str, ...] = ("accuracy",)
     cells: dict[str, TunedCell]
+
+    @property
+    def has_front(self) -> bool:
+        return len(self.objectives) > 1
 
 
 def read_tuned(name: str, text: str) -> Tuned:

@@ -214,7 +214,8 @@ def test_what_nobody_gave_is_the_pairs():
     pair = get_pair("qwen3-1.7b-from-4b")
     plan = make_plan(Experiment(pair=pair.name, steps=7), Runtime())
     left = {name: value for name, value in pair.settings.items() if name != "steps"}
-    assert plan.of_pair == left
+    differs = {n: v for n, v in left.items() if v != getattr(Experiment(), n)}
+    assert plan.of_pair == differs and "learning_rate" in differs
     assert {name: getattr(plan.experiment, name) for name in left} == left
     assert plan.experiment.steps == 7
     typed = Experiment(pair=pair.name, steps=7, **left)
