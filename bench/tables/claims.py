@@ -200,6 +200,10 @@ def predictions_sheet(found: Sequence[Scored], named: Sequence[NamedClaims] = ()
             "verdict: *came true* where all of it lies inside what was expected, *did not come "
             "true* where all of it lies outside.",
             *(
+                _named_note(source, [x for one in found if one.named == source for x in one.lines])
+                for source in _sources(found)
+            ),
+            *(
                 f"Registered in words on {source.claims.named} in `{source.source}`: {text}"
                 for source in named
                 for text in source.claims.registered
@@ -242,7 +246,9 @@ def _claims_sheet(kind: Kind, family: Sequence[Answer]) -> Sheet:
         "*shown* and *the opposite shown* are of a difference from minus the margin; without, of "
         f"one from zero, of more than {100 * MIN_EFFECT:g} point.",
     ]
-    notes += [_named_note(source, family) for source in _sources(family)]
+    for source in _sources(family):
+        lines = [line for answer in family if answer.named == source for line in answer.lines]
+        notes.append(_named_note(source, lines))
     notes += [
         f"Counted once: {a.claim.rule} − {a.claim.reference} under {a.table.regime} on "
         f"{a.table.pair} has the runs of {', '.join(a.also)} too."
@@ -257,7 +263,7 @@ def _claims_sheet(kind: Kind, family: Sequence[Answer]) -> Sheet:
     )
 
 
-def _sources(family: Sequence[Answer]) -> list[NamedClaims]:
+def _sources(family: Sequence[Answer | Scored]) -> list[NamedClaims]:
     found: list[NamedClaims] = []
     for answer in family:
         if answer.named not in found:
@@ -265,9 +271,9 @@ def _sources(family: Sequence[Answer]) -> list[NamedClaims]:
     return found
 
 
-def _named_note(source: NamedClaims, family: Sequence[Answer]) -> str:
-    """When the claims of a file were named, and whether any of the runs is older."""
-    runs = [run for a in family if a.named == source for line in a.lines for run in line.runs]
+def _named_note(source: NamedClaims, lines: Sequence[Line]) -> str:
+    """When the claims of a file were named, and whether any of the lines' runs is older."""
+    runs = [run for line in lines for run in line.runs]
     named = source.claims.named
     ended = [run.ended for run in runs]
     first = min((date.fromisoformat(end[:10]) for end in ended if end is not None), default=named)

@@ -254,4 +254,5 @@ def test_what_is_registered_in_words_stands_below_the_predictions():
     )
     found = claims.scored_predictions(tables_of(rows), [asked_of])
     notes = claims.predictions_sheet(found, [asked_of]).notes
-    assert notes[1] == "Registered in words on 2026-11-26 in `sweeps/x.toml`: So it is."
+    assert notes[1].startswith("Named on 2026-11-26 in `sweeps/x.toml`")
+    assert notes[2] == "Registered in words on 2026-11-26 in `sweeps/x.toml`: So it is."
