@@ -86,34 +86,38 @@ def of_claims():
     detected = [
         cell(f"vs_full_smallest_detectable{n}", TWO, "teachability", "paper") for n in ("", "_holm")
     ]
-    holm = claims()["incompatible", THREE, FKL].difference.crossed.ci95[0]
     return [
         full(TWO, "random"), full(THREE, "random"), full(TWO, "first"), full(THREE, "first"),
         low, high,
         points(at_20.vs_full.abs().max(), False),
         claim("full", TWO), claim("full", THREE, outcome=OPPOSITE), claim("full", TWO, "paper"),
-        claim("full", THREE, "paper"), claim("full", TWO, LONG), claim("full", THREE, LONG),
-        claim("full", TWO, FKL, OPPOSITE), claim("full", THREE, FKL),
+        claim("full", THREE, "paper", OPPOSITE), claim("full", TWO, LONG),
+        claim("full", THREE, LONG), claim("full", TWO, FKL, OPPOSITE), claim("full", THREE, FKL),
         full(TWO, "teachability", keep=0.5), full(THREE, "teachability", keep=0.5),
         *(points(value, False) for value in detected),
         claim("entropy", TWO), claim("entropy", THREE), claim("entropy", TWO, "paper"),
         claim("entropy", THREE, "paper"), claim("entropy", TWO, FKL, OPPOSITE),
         claim("entropy", THREE, FKL),
         *(claim("forward_kl", TWO, regime, "shown") for regime in ("default", "paper", FKL, LONG)),
-        claim("forward_kl", THREE, outcome=OPPOSITE), claim("forward_kl", THREE, LONG, OPPOSITE),
+        *(claim("forward_kl", THREE, regime, OPPOSITE) for regime in ("default", "paper", LONG)),
         *(acc(pair, name) for name in ("reverse_kl", "forward_kl") for pair in (TWO, THREE)),
         claim("reverse_kl", TWO), claim("reverse_kl", THREE, outcome=OPPOSITE),
         claim("incompatible", TWO, outcome="shown"), claim("incompatible", THREE, outcome="shown"),
         claim("incompatible", TWO, "paper", "shown"), claim("incompatible", THREE, "paper"),
-        claim("incompatible", TWO, FKL, "shown"), claim("incompatible", THREE, FKL), points(holm),
+        claim("incompatible", TWO, FKL, "shown"), claim("incompatible", THREE, FKL, "shown"),
         full(TWO, "incompatible", keep=0.2), full(THREE, "incompatible", keep=0.2),
-        claim("tip", TWO), claim("tip", THREE), claim("teachability_split", TWO),
-        claim("teachability_split", THREE, outcome=OPPOSITE), acc(TWO, "teachability_split"),
-        acc(THREE, "teachability_split"), acc(TWO, "tip"), acc(THREE, "tip"),
+        *(claim(name, pair, regime, outcome)
+          for name in ("tip", "teachability_split") for regime in ("default", "paper")
+          for pair, outcome in ((TWO, "not shown"), (THREE, OPPOSITE))),
+        claim("entropy_q05", TWO, "paper"), claim("entropy_q05", THREE, "paper"),
+        *(acc(TWO, name, "paper") for name in ("divergence_q05", "tip_q05", "random")),
+        *(acc(THREE, name, "paper") for name in ("divergence_q05", "tip_q05", "teachability")),
         *(acc(pair, name) for pair in (TWO, THREE) for name in (
             "teachability_split", "teachability_conditional", "teachability", RELEASED,
             "teachability_entropy",
         )),
+        rnd(TWO, "teachability"), rnd(TWO, "teachability", "paper"),
+        full(THREE, "teachability"), full(THREE, "teachability", "paper"),
         acc(TWO, "full", FKL), acc(TWO, "untrained"), full(TWO, "entropy", FKL),
         acc(TWO, "full", f"{FKL}, {LONG}"), acc(TWO, "entropy", f"{FKL}, {LONG}"),
         full(TWO, "entropy", f"{FKL}, {LONG}"),

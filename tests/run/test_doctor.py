@@ -24,8 +24,8 @@ def test_a_sound_pair_passes_every_check(architecture, tied):
     assert states(found) == {}
     assert list(found) == [
         "data", "tokenizers", "student weights", "teacher weights", "vocabulary", "stop tokens",
-        "chat template", "thinking mode", "generation defaults", "embeddings", "prompt lengths",
-        "memory", "disk space", "teacher against itself", "teacher determinism",
+        "chat template", "thinking mode", "generation defaults", "embeddings", "settings",
+        "prompt lengths", "memory", "disk space", "teacher against itself", "teacher determinism",
     ]  # fmt: skip
     assert "student 151,936 logits, teacher 152,064, tokenizer 151,669 ids: both cut to the first "
     assert "151,936" in found["vocabulary"].said and "152,064" in found["vocabulary"].said
