@@ -90,7 +90,7 @@ class Cell:
     from_random: float | None
 
 
-def cells_of(reported: Iterable[Reported]) -> list[Cell]:
+def cells_of(reported: Sequence[Reported]) -> list[Cell]:
     """One cell for each source, pair, objective, rule and keep, in the order of the file."""
     groups: dict[tuple[str, ...], list[Reported]] = defaultdict(list)
     for row in reported:
