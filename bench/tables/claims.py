@@ -176,7 +176,7 @@ def scored_predictions(tables: Sequence[Table], named: Sequence[NamedClaims]) ->
     ]
 
 
-def predictions_sheet(found: Sequence[Scored], named: Sequence[NamedClaims] = ()) -> Sheet:
+def predictions_sheet(found: Sequence[Scored]) -> Sheet:
     """What papers would expect, registered before the runs, and what became of it."""
     rows = tuple(
         (
@@ -203,13 +203,27 @@ def predictions_sheet(found: Sequence[Scored], named: Sequence[NamedClaims] = ()
                 _named_note(source, [x for one in found if one.named == source for x in one.lines])
                 for source in _sources(found)
             ),
-            *(
-                f"Registered in words on {source.claims.named} in `{source.source}`: {text}"
-                for source in named
-                for text in source.claims.registered
-            ),
         ),
     )  # fmt: skip
+
+
+def registered_sheet(named: Sequence[NamedClaims]) -> Sheet | None:
+    """What is expected of more than one comparison, in words; None where nothing is."""
+    rows = tuple(
+        (f"`{source.source}`", str(source.claims.named), text)
+        for source in named
+        for text in source.claims.registered
+    )
+    return (
+        Sheet(
+            "Registered in words",
+            ("sweep", "named on", "what would be expected"),
+            rows,
+            ("Of more than one comparison, before the runs: answered in words, not by a test.",),
+        )
+        if rows
+        else None
+    )
 
 
 def _expected_text(prediction: Prediction) -> str:

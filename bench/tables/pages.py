@@ -11,6 +11,7 @@ from bench.tables.claims import (
     answers,
     claims_sheets,
     predictions_sheet,
+    registered_sheet,
     scored_predictions,
 )
 from bench.tables.families import dial_sheet, dials, k_groups, k_sheet
@@ -124,7 +125,9 @@ def documents(
     ranks, by_pair = overall(tables), {table.pair for table in tables}
     sheets = claims_sheets(answers(tables, claims))
     if predicted := scored_predictions(tables, claims):
-        sheets.append(predictions_sheet(predicted, claims))
+        sheets.append(predictions_sheet(predicted))
+    if (registered := registered_sheet(claims)) is not None:
+        sheets.append(registered)
     sheets += [table_sheet(table) for table in tables]
     sheets += [ranks_sheet(found) for found in ranks]
     sheets += [k_sheet(group) for group in k_groups(tables)]

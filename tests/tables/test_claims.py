@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import call
-from planted_rows import row, tables_of, text
+from planted_rows import PUBLISHED, row, tables_of, text
 
 from bench.core.claims import Claim, Claims, NamedClaims, Prediction
 from bench.core.stats import holm, moderated_difference
@@ -244,15 +244,28 @@ def test_a_prediction_has_the_margin_that_it_needs(expects, margin):
         expecting(expects, margin)
 
 
-def test_what_is_registered_in_words_stands_below_the_predictions():
+def test_what_is_registered_in_words_is_told_with_predictions_or_without():
     rows = world(4)
     asked_of = replace(
         named(rows),
-        claims=Claims(
-            named=date(2026, 11, 26), predictions=(expecting("better"),), registered=("So it is.",)
-        ),
+        claims=Claims(named=date(2026, 11, 26), primary=FOUR, registered=("So it is.",)),
+    )
+    sheet = claims.registered_sheet([asked_of])
+    assert sheet.rows == (("`sweeps/x.toml`", "2026-11-26", "So it is."),)
+    page = pages.documents(tables_of(rows), PUBLISHED, [asked_of])["leaderboard.md"].decode()
+    assert "## Registered in words" in page and "## Predictions" not in page
+    assert claims.registered_sheet([named(rows)]) is None
+
+
+def test_predictions_say_when_they_were_named():
+    rows = world(4)
+    asked_of = replace(
+        named(rows),
+        claims=Claims(named=date(2026, 11, 26), predictions=(expecting("better"),)),
     )
     found = claims.scored_predictions(tables_of(rows), [asked_of])
-    notes = claims.predictions_sheet(found, [asked_of]).notes
-    assert notes[1].startswith("Named on 2026-11-26 in `sweeps/x.toml`")
-    assert notes[2] == "Registered in words on 2026-11-26 in `sweeps/x.toml`: So it is."
+    assert (
+        claims.predictions_sheet(found)
+        .notes[1]
+        .startswith("Named on 2026-11-26 in `sweeps/x.toml`")
+    )
