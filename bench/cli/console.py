@@ -18,6 +18,8 @@ from bench.core.files import write_bytes
 from bench.core.presets import experiment_from
 
 Flat = Parameter(name="*")
+UNBROKEN = 100_000
+"""Columns of what is no terminal: whoever reads a pipe or a file breaks lines himself."""
 DEFAULT_EXPERIMENT, DEFAULT_RUNTIME = Experiment(), Runtime()
 RunsDir = Annotated[Path, Parameter(help="Folder of the run folders.")]
 Preset = Annotated[
@@ -102,6 +104,6 @@ def facts() -> Table:
 
 
 def console() -> Console:
-    """Standard output; as wide as the terminal, or wide enough for a log."""
+    """Standard output; as wide as the terminal, and without one no line is broken."""
     found = Console()
-    return found if found.is_terminal else Console(width=120)
+    return found if found.is_terminal else Console(width=UNBROKEN, soft_wrap=True)

@@ -31,6 +31,8 @@ from bench.core.result_rows import SUM, row_sum
 from bench.core.sums import refuse_changed, sums_of, write_sums
 
 SCHEMA_VERSION = 1
+LOOK_S = 0.2
+"""Seconds for which a run waits for its folder: a look at who holds it takes it for an instant."""
 Score = dict[str, Any]
 
 
@@ -140,7 +142,7 @@ class RunFolder:
     @contextmanager
     def lock(self):
         """Exclusive use of the folder. Raises RunInUse when another process has it."""
-        held = FileLock(self.path / ".lock", timeout=0)
+        held = FileLock(self.path / ".lock", timeout=LOOK_S)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             held.acquire()

@@ -1,11 +1,13 @@
 """Experiment -> RunRecord: baselines, training, evaluation, record and result row."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from bench.core.config import Experiment, Runtime, rows_file
+from bench.core.errors import Stopped
+from bench.core.failure import forget_failure, keep_failure
 from bench.core.files import write_json
 from bench.core.processes import Processes, make_accelerator
 from bench.core.progress import Progress, open_progress
@@ -55,7 +57,11 @@ def run_experiment(
         if told := of_pair_text(plan.of_pair):
             processes.lead(lambda: progress.note(f"of the pair {plan.pair.name}: {told}"))
         if processes.lead(lambda: plan.folder.state) != "done":
-            with StopRequest().installed() as stop, processes.blamed():
+            with (
+                StopRequest().installed() as stop,
+                processes.blamed(),
+                _failure_kept(plan, processes),
+            ):
                 _run(plan, runtime, progress, stop, on_curve)
 
         def finish() -> RunRecord:
@@ -73,6 +79,19 @@ def open_trainer(plan: Plan, loaded: LoadedPair, runtime: Runtime) -> Trainer:
     if runtime.shadow or runtime.token_bank:
         shadow = Shadow(plan.panel, plan.experiment, runtime, loaded, plan.folder)
     return Trainer(plan.experiment, runtime, loaded, prompts, plan.folder, shadow)
+
+
+@contextmanager
+def _failure_kept(plan: Plan, processes: Processes) -> Iterator[None]:
+    """What ends the run by a fault, as `bench runs` tells it, stays in its folder."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:
+        if processes.is_main:
+            keep_failure(plan.folder, error)
+        raise
 
 
 def _run(
@@ -123,6 +142,7 @@ def _open_folder(
         if check.name == "settings" and check.state == "warn":
             progress.note(f"warning: settings {check.said}")
     plan.folder.create(plan.experiment.model_dump(mode="json"), plan.points_to, commits)
+    forget_failure(plan.folder.path)
     if isinstance(trainer.prompts, FilePrompts):
         write_json(plan.folder.path / "prompts.json", trainer.prompts.report.to_json())
 
