@@ -14,9 +14,11 @@ from bench.cli.groups import GroupedApp, default_text
 from bench.cli.leaderboard import compare, leaderboard
 from bench.cli.pairs import pairs_app
 from bench.cli.run import doctor, evaluate, merge, run
+from bench.cli.runs import runs_app
 from bench.cli.selectors import selectors_app
 from bench.cli.shadow import artefacts, overlap
 from bench.cli.sweep import sweep
+from bench.cli.watch import watch
 from bench.core.errors import BenchError, is_out_of_memory
 from bench.core.fields import one_line
 from bench.core.progress import launched
@@ -33,9 +35,20 @@ app = GroupedApp(
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )
-for command in (pairs_app, data_app, selectors_app):
+for command in (pairs_app, data_app, selectors_app, runs_app):
     app.command(command)
-for command in (run, merge, doctor, sweep, diagnose, leaderboard, compare, overlap, artefacts):
+for command in (
+    run,
+    merge,
+    doctor,
+    sweep,
+    watch,
+    diagnose,
+    leaderboard,
+    compare,
+    overlap,
+    artefacts,
+):
     app.command(command)
 app.command(evaluate, name="eval")
 

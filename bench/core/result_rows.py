@@ -7,8 +7,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ SUM = "sha256"
 """The field of a row that holds the checksum of all others; older rows have none."""
 PATIENCE_S, WAIT_S = 5.0, 1800.0
 """Seconds until a wait for another process is told, and until it ends."""
+_NAMED = re.compile(r'"run_id":\s*"([^"\\]*)"')
 ROOM_BYTES = 1 << 20
 """Free space that a file of rows must have before a run is begun: a row is a tenth of it."""
 
@@ -65,6 +67,23 @@ def find_row(rows: Path, run_id: str) -> dict[str, Any] | None:
             if row["run_id"] == run_id:
                 return row
     return None
+
+
+def rows_of(rows: Path, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """run id -> its row, of those that the file has, by one reading of it.
+
+    Raises ConfigError for a damaged line of one of them.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if not rows.exists():
+        return found
+    for number, line in enumerate(_text(rows).split("\n"), 1):
+        named = _NAMED.search(line)
+        if named is not None and named[1] in run_ids:
+            row = _parsed(rows, number, line)
+            if row["run_id"] in run_ids:
+                found.setdefault(row["run_id"], row)
+    return found
 
 
 def append_row(rows: Path, row: Mapping[str, Any]) -> bool:

@@ -16,8 +16,10 @@ from optuna.trial import TrialState
 
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import BenchError, ConfigError, Stopped
+from bench.core.failure import failure_of
 from bench.core.progress import open_progress
-from bench.core.result_rows import check_rows, find_row
+from bench.core.records import RunFolder
+from bench.core.result_rows import check_rows, find_row, rows_of
 from bench.core.stopping import StopRequest
 from bench.sweep import tuning, tuning_result
 from bench.sweep.storage import (
@@ -172,12 +174,14 @@ def dry_run(
     if of_tuning is not None and not waits:
         sweep = tuning_result.tuned(sweep, runtime)
     trials, done = [], 0
+    asked = () if waits else {plan.run_id for plan in sweep.plans}
+    rows = rows_of(rows_file(runtime), asked)
     for plan in sweep.plans:
-        row = None if waits else find_row(rows_file(runtime), plan.run_id)
+        row = rows.get(plan.run_id)
         if row is not None:
             done += 1
             seconds.append(row["seconds"]["total"])
-        state = "waits for tuning" if waits else "done" if row else plan.folder.state
+        state = "waits for tuning" if waits else "done" if row else _state(plan.folder)
         run_id = None if waits else plan.run_id
         trials.append({"run_id": run_id, "state": state, **_shown(plan.experiment)})
     total = len(trials)
@@ -213,6 +217,12 @@ def _tuning_state(
     rows = [find_row(inside, t.user_attrs["run_id"]) for t in spent if "run_id" in t.user_attrs]
     counts = {"result": None, "total": total, "done": len(spent), "left": total - len(spent)}
     return counts, [row["seconds"]["total"] for row in rows if row is not None]
+
+
+def _state(folder: RunFolder) -> str:
+    """absent, failed, incomplete, or done without its row."""
+    is_failed = folder.state == "incomplete" and failure_of(folder.path) is not None
+    return "failed" if is_failed else folder.state
 
 
 def _shown(experiment: Experiment) -> Mapping[str, Any]:

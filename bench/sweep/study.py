@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import ConfigError, RunInUse, Stopped
 from bench.core.files import canonical_json, digest8
+from bench.core.records import LOOK_S
 from bench.core.result_rows import find_row
 from bench.core.stopping import StopRequest
 from bench.sweep.launch import execute
@@ -46,9 +48,8 @@ class SweepStudy:
     def __init__(self, sweep: Sweep, storage: str | None, runtime: Runtime):
         self.sweep, self.runtime = sweep, runtime
         self.plans = {plan.run_id: plan for plan in sweep.plans}
-        # An edited sweep is a new study; the runs that both have in common are not run again.
-        self.name = f"{sweep.file.name}-{digest8(list(self.plans))}"
-        self.folder = runtime.runs_dir / "sweeps" / self.name
+        self.name = study_name(sweep)
+        self.folder = study_folder(sweep, runtime)
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -106,15 +107,7 @@ class SweepStudy:
         self._add(attributes["run_id"], Experiment.parse(attributes["experiment"]), past)
 
     def status(self) -> SweepStatus:
-        by_state: dict[TrialState, dict[str, str]] = {state: {} for state in TrialState}
-        for trial in self.study.get_trials(False):
-            if not trial.user_attrs.get("requeued"):
-                error = trial.user_attrs.get("error", "its process died")
-                by_state[trial.state][trial.user_attrs["run_id"]] = error
-        done, running = by_state[TrialState.COMPLETE], by_state[TrialState.RUNNING]
-        open_again = {**done, **running, **by_state[TrialState.WAITING]}
-        failed = {r: e for r, e in by_state[TrialState.FAIL].items() if r not in open_again}
-        return SweepStatus(self.name, len(self.plans), len(done), len(running), failed)
+        return status_of(self.study, self.name, len(self.plans))
 
     def retry_failed(self) -> int:
         """Put trials that failed by their own fault back in the queue; returns how many."""
@@ -123,6 +116,29 @@ class SweepStudy:
             for run_id in failed:
                 self._add(run_id, self.plans[run_id].experiment)
             return len(failed)
+
+
+def study_name(sweep: Sweep) -> str:
+    """An edited sweep is a new study; the runs that both have in common are not run again."""
+    return f"{sweep.file.name}-{digest8(list(dict.fromkeys(plan.run_id for plan in sweep.plans)))}"
+
+
+def study_folder(sweep: Sweep, runtime: Runtime) -> Path:
+    """Where the study's locks lie, and its journal where no storage is named."""
+    return runtime.runs_dir / "sweeps" / study_name(sweep)
+
+
+def status_of(study: optuna.Study, name: str, total: int) -> SweepStatus:
+    """How a study stands, of so many points in all."""
+    by_state: dict[TrialState, dict[str, str]] = {state: {} for state in TrialState}
+    for trial in study.get_trials(False):
+        if not trial.user_attrs.get("requeued"):
+            error = trial.user_attrs.get("error", "its process died")
+            by_state[trial.state][trial.user_attrs["run_id"]] = error
+    done, running = by_state[TrialState.COMPLETE], by_state[TrialState.RUNNING]
+    open_again = {**done, **running, **by_state[TrialState.WAITING]}
+    failed = {r: e for r, e in by_state[TrialState.FAIL].items() if r not in open_again}
+    return SweepStatus(name, total, len(done), len(running), failed)
 
 
 def flat(value: Any) -> Any:
@@ -198,7 +214,7 @@ def _run_trial(
     trial.set_user_attr("host", socket.gethostname())
     trial.set_user_attr("pid", os.getpid())
     try:
-        held.enter_context(found.trial_lock(run_id))
+        held.enter_context(found.trial_lock(run_id).acquire(timeout=LOOK_S))
     except Timeout as error:  # a worker taken for dead, whose heart only paused
         found.give_back(trial)
         found.gate.release(force=True)
