@@ -303,6 +303,18 @@ class Runtime(Settings):
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
     """A live bar on a terminal, plain lines elsewhere."""
 
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.shadow_every != 1 and not self.shadow:
+            raise ValueError(
+                f"shadow_every: {self.shadow_every} is not accepted without shadow: all, or names"
+            )
+        if self.shadow_keep is not None and not (self.shadow or self.token_bank):
+            raise ValueError(
+                f"shadow_keep: {self.shadow_keep:g} is not accepted without shadow or token_bank"
+            )
+        return self
+
 
 def rows_file(runtime: Runtime) -> Path:
     """The file of result rows."""

@@ -177,9 +177,26 @@ def _find(name: str) -> Selector:
     """A registered rule or one named by its place, unbound."""
     _discover()
     found = _load(name) if ":" in name else _REGISTRY.get(name)
+    if found is None and name.endswith(".py"):
+        raise ConfigError(_without_function(name))
     if found is None:
         raise unknown_name("selector", name, _REGISTRY)
     return found
+
+
+def _without_function(name: str) -> str:
+    """What is said of a file without one of its rules."""
+    with _aside():
+        module = _load_file(Path(name))
+    rules = [
+        key for key, value in vars(module).items()
+        if isinstance(getattr(value, "__dict__", {}).get("selector"), Selector)
+        and getattr(value, "__module__", None) == module.__name__
+    ]  # fmt: skip
+    if not rules:
+        return f"selector: the file {name!r} has no function under a @selector(...) line"
+    asked = " or ".join(repr(f"{name}:{rule}") for rule in rules)
+    return f"selector: {name!r} is a file; name the rule in it: {asked}"
 
 
 def _load(name: str) -> Selector:

@@ -62,6 +62,8 @@ BAD = [
     (["--steps", "2", "--warmup-steps", "2"], "warmup_steps: 2", "smaller than steps"),
     (["--log-signals", "entropy_BT"], "log_signals: unknown name", "did you mean"),
     (["--shadow", "entropie"], "shadow: selector: unknown name", "did you mean 'entropy'"),
+    (["--shadow-every", "4"], "shadow_every: 4", "without shadow"),
+    (["--shadow-keep", "0.2"], "shadow_keep: 0.2", "without shadow or token_bank"),
     (["--shadow-every", "0"], "shadow_every: '0'", "greater than or equal to 1"),
 ]  # fmt: skip
 

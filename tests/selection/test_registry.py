@@ -198,3 +198,12 @@ def test_an_entry_point_that_does_not_load_is_named(monkeypatch):
         monkeypatch.undo()
         registry_module._discover.cache_clear()
         selector_names()
+
+
+def test_a_file_without_a_rule_in_it_named_is_asked_for_one(rule_file, tmp_path):
+    with pytest.raises(ConfigError, match=r"is a file; name the rule in it: '.*\.py:my_rule'"):
+        get_selector(str(rule_file))
+    empty = tmp_path / "empty.py"
+    empty.write_text("from bench import selector\n\n\ndef helper(signals):\n    return 1\n")
+    with pytest.raises(ConfigError, match="has no function under a @selector"):
+        get_selector(str(empty))
