@@ -100,8 +100,8 @@ class Selector:
                 raise SelectorError(f"selector {self.name!r} {error}") from None
             except Exception as error:  # a user's rule may raise anything; the message names it
                 raise SelectorError(
-                    f"selector {self.name!r} failed: {type(error).__name__}: {error} (it may read "
-                    f"only what it declares: {', '.join(self.needs) or 'no signal'})"
+                    f"selector {self.name!r} failed: {type(error).__name__}: {error} "
+                    f"({self._reads()})"
                 ) from error
         self._check(score_BT, signals.mask_BT)
         return score_BT
@@ -136,6 +136,7 @@ class Selector:
         if not isinstance(score_BT, torch.Tensor):
             raise SelectorError(
                 f"selector {self.name!r} returned {type(score_BT).__name__}, not a tensor"
+                + (f" ({self._reads()})" if score_BT is None and self.undeclared() else "")
             )
         if score_BT.shape != mask_BT.shape or not score_BT.is_floating_point():
             raise SelectorError(
@@ -154,6 +155,27 @@ class Selector:
             raise SelectorError(
                 f"selector {self.name!r} set keep={self.step_keep!r}; accepted: in (0, 1]"
             )
+
+    def _reads(self) -> str:
+        """What is said of a rule that broke: perhaps it reads what it does not declare."""
+        if undeclared := self.undeclared():
+            needs = ", ".join(f'"{name}"' for name in (*self.needs, *undeclared))
+            return (
+                f"it reads {', '.join(undeclared)}, which it does not declare, so that is None: "
+                f"write needs=({needs}{',' if len(self.needs) + len(undeclared) == 1 else ''})"
+            )
+        return f"it may read only what it declares: {', '.join(self.needs) or 'no signal'}"
+
+    def undeclared(self) -> list[str]:
+        """Signals that stand in the rule's source and not in its `needs`, in their order there."""
+        from bench.selection.signals import EXTRA_SIGNALS, SIGNAL_NAMES
+
+        try:
+            found = re.findall(r"\.(\w+)", source_of(self.rule))
+        except (OSError, TypeError, SyntaxError):
+            return []
+        known = {*SIGNAL_NAMES, *EXTRA_SIGNALS} - set(self.needs)
+        return [name for name in dict.fromkeys(found) if name in known]
 
     @property
     def step_keep(self) -> float:

@@ -48,7 +48,7 @@ def test_a_rule_is_checked_against_the_contract(capsys, tmp_path):
         "    return signals.student_entropy_BT - signals.student_entropy_BT.mean()\n"
     )
     code, out, err = call(capsys, "selectors", "check", f"{rule}:mine")
-    assert code == 1 and "broken" in out and "may read" in out
+    assert code == 1 and "broken" in out and 'needs=("student_entropy_BT",)' in out
     assert err.startswith("bench: error: selector") and "promises" in err
     code, out, _ = call(capsys, "selectors", "check", f"{rule}:mine", "--json")
     findings = json.loads(out)["findings"]

@@ -207,3 +207,15 @@ def test_a_file_without_a_rule_in_it_named_is_asked_for_one(rule_file, tmp_path)
     empty.write_text("from bench import selector\n\n\ndef helper(signals):\n    return 1\n")
     with pytest.raises(ConfigError, match="has no function under a @selector"):
         get_selector(str(empty))
+
+
+@pytest.mark.parametrize(
+    "body", ["signals.teacher_entropy_BT", "signals.teacher_entropy_BT - signals.reverse_kl_BT"]
+)
+def test_a_rule_that_reads_what_it_does_not_declare_is_told_its_needs(signals, tmp_path, body):
+    file = tmp_path / "undeclared.py"
+    text = RULE.format(name="mine").replace("signals.student_entropy_BT**power", body)
+    file.write_text(text.replace("return -score_BT if flip else score_BT", "return score_BT"))
+    with pytest.raises(SelectorError, match="reads teacher_entropy_BT.*does not declare") as caught:
+        get_selector(f"{file}:my_rule")(signals)
+    assert 'needs=("student_entropy_BT", "teacher_entropy_BT"' in str(caught.value)
