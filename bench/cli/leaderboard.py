@@ -20,6 +20,9 @@ from bench.cli.console import (
 )
 from bench.cli.output_folder import OutputFolder
 from bench.core.errors import ConfigError
+from bench.core.files import canonical_json
+from bench.core.records import RunFolder, find_run
+from bench.core.run_row import row_of
 
 if TYPE_CHECKING:
     from bench.core.claims import NamedClaims
@@ -187,6 +190,8 @@ def compare(
 
     Example: `bench compare RUN_A RUN_B --task tiny_math`
 
+    A run is named by its id, by the hash that ends it, or by its folder.
+
     Paired difference with its 95 % interval over items, and the exact McNemar test. It is of two
     checkpoints and not of two methods: for those, several seeds and bench leaderboard.
     """
@@ -195,12 +200,21 @@ def compare(
 
     usual = (RESULTS, runs_dir / "rows.jsonl")
     paths = rows or tuple(path for path in usual if path.is_file())
-    if not paths:
+    own = {name: folder for name in (run_a, run_b) if (folder := _folder_of(name, runs_dir))}
+    if not paths and len(own) < 2:
         named = " nor ".join(repr(str(path)) for path in usual)
         raise ConfigError(f"rows: neither {named} is there; --rows names a file of rows")
-    found = compare_runs(read_rows({str(path): read_text(path) for path in paths}), run_a, run_b,
-                         task)  # fmt: skip
+    texts = {str(path): read_text(path) for path in (paths if len(own) < 2 else ())}
+    texts |= {str(folder): canonical_json(row_of(RunFolder(folder))) for folder in own.values()}
+    one, other = (own[n].resolve().name if n in own else n for n in (run_a, run_b))
+    found = compare_runs(read_rows(texts), one, other, task)
     print_json(found) if as_json else print_two_runs(found)
+
+
+def _folder_of(name: str, runs_dir: Path) -> Path | None:
+    """The folder of a finished run that goes by this name."""
+    folder = find_run(name, runs_dir)
+    return folder if folder is not None and RunFolder(folder).state == "done" else None
 
 
 def print_two_runs(found: Mapping[str, Any]) -> None:

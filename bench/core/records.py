@@ -7,6 +7,7 @@ written last).
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -307,5 +308,16 @@ def _lines_to(path: Path, steps: int) -> bytes:
 
 
 def find_run(name: str, runs_dir: Path) -> Path | None:
-    """The folder of a run, by its id in `runs_dir` or by its own path; None where neither is."""
-    return next((folder for folder in (runs_dir / name, Path(name)) if folder.is_dir()), None)
+    """The folder of a run, by its id in `runs_dir`, by its own path, or by the hash that ends its
+    id; None where there is none. Raises ConfigError for a hash of several.
+    """
+    for folder in (runs_dir / name, Path(name)):
+        if folder.is_dir():
+            return folder
+    if not re.fullmatch(r"[0-9a-f]{8}", name):
+        return None
+    found = sorted(folder for folder in runs_dir.glob(f"*-{name}") if folder.is_dir())
+    if len(found) > 1:
+        named = ", ".join(folder.name for folder in found)
+        raise ConfigError(f"run: {name!r} ends the ids of several runs: {named}")
+    return found[0] if found else None

@@ -1,9 +1,8 @@
 """Experiment -> RunRecord: baselines, training, evaluation, record and result row."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import Stopped
@@ -14,6 +13,7 @@ from bench.core.progress import Progress, open_progress
 from bench.core.provenance import ENGINE_VERSION, provenance, reset_peak_memory
 from bench.core.records import RunRecord
 from bench.core.result_rows import append_row, check_rows
+from bench.core.run_row import row_of
 from bench.core.stats import paired_difference
 from bench.core.stopping import StopRequest
 from bench.pairs.models import LoadedPair, commit_of
@@ -66,7 +66,7 @@ def run_experiment(
 
         def finish() -> RunRecord:
             record = plan.folder.read_record()
-            append_row(rows_file(runtime), _row(plan, record))
+            append_row(rows_file(runtime), row_of(plan.folder, record))
             return record
 
         return processes.lead(finish)
@@ -224,19 +224,3 @@ def _record(
         provenance={**provenance(device), "processes": trainer.processes.size},
         folder=str(plan.folder.path),
     )  # fmt: skip
-
-
-def _compact(score_I: Sequence[float]) -> list[float | int]:
-    """Whole scores as integers: half the bytes of a row."""
-    return [int(score) if score == int(score) else score for score in score_I]
-
-
-def _row(plan: Plan, record: RunRecord) -> dict[str, Any]:
-    """The record with per-item scores, as rows.jsonl holds it."""
-    evaluations = plan.folder.read_evaluations()
-    row = record.model_dump(mode="json", exclude={"folder"})
-    row["items"] = {
-        who: {task: _compact(result["score_I"]) for task, result in found.items()}
-        for who, found in evaluations.items()
-    }
-    return row

@@ -18,14 +18,15 @@ NOTE = (
 def compare_runs(rows: Iterable[Row], one: str, other: str, task: str | None) -> dict[str, Any]:
     """`runs`, `tasks` (task -> the two accuracies and how they differ) and `note`.
 
-    task    one of those that both runs answered; all of them when not given.
+    one, other    run ids, or the hashes that end them.
+    task          one of those that both runs answered; all of them when not given.
 
     Raises ConfigError for a run that is not there, the same run twice, and items that do not pair.
     """
-    if one == other:
-        raise ConfigError(f"run_b: {other!r} is run_a: name two runs")
     by_id = {row.run_id: row for row in rows}
     of_one, of_other = _find("run_a", one, by_id), _find("run_b", other, by_id)
+    if of_one is of_other:
+        raise ConfigError(f"run_b: {other!r} is run_a: name two runs")
     common = sorted(set(of_one.items["trained"]) & set(of_other.items["trained"]))
     if not common:
         named = " and ".join(", ".join(run.items["trained"]) for run in (of_one, of_other))
@@ -33,7 +34,7 @@ def compare_runs(rows: Iterable[Row], one: str, other: str, task: str | None) ->
     if task is not None and task not in common:
         raise unknown_name("task", task, common)
     return {
-        "runs": [one, other],
+        "runs": [of_one.run_id, of_other.run_id],
         "tasks": {name: _compare(name, of_one, of_other) for name in ([task] if task else common)},
         "note": NOTE,
     }
@@ -42,6 +43,9 @@ def compare_runs(rows: Iterable[Row], one: str, other: str, task: str | None) ->
 def _find(flag: str, run_id: str, by_id: dict[str, Row]) -> Row:
     if run_id in by_id:
         return by_id[run_id]
+    by_hash = [row for known, row in by_id.items() if known.rpartition("-")[2] == run_id]
+    if len(by_hash) == 1:
+        return by_hash[0]
     near = get_close_matches(run_id, by_id, n=1, cutoff=0.3)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"{flag}: no run {run_id!r} among {len(by_id)} rows{hint}")

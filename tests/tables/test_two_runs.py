@@ -7,6 +7,9 @@ from command import call
 from planted_rows import row, text
 from scipy import stats
 
+from bench.core.errors import ConfigError
+from bench.core.records import RunFolder, RunRecord, find_run
+
 ONE, OTHER = [1.0] * 9 + [0.0] + [1.0] * 5, [0.0] * 9 + [1.0] + [1.0] * 5
 
 
@@ -83,3 +86,34 @@ def test_what_does_not_compare_is_refused(capsys, world, tmp_path, monkeypatch):
     assert "no task in common" in refusal(capsys, one, elsewhere)
     monkeypatch.chdir(tmp_path / "runs")
     assert "--rows names a file of rows" in refusal(capsys, one, other)
+
+
+def test_a_run_goes_by_its_hash_or_its_folder_too(capsys, world, tmp_path):
+    of_ids = json.loads(call(capsys, "compare", *world, "--json")[1])
+    hashes = [run_id.rpartition("-")[2] for run_id in world]
+    assert json.loads(call(capsys, "compare", *hashes, "--json")[1]) == of_ids
+    folders = []
+    for found in (made("teachability", 0, ONE), made("entropy", 1, OTHER)):
+        folder = RunFolder(tmp_path / "elsewhere" / found["run_id"])
+        folder.create(found["experiment"], {})
+        items = {
+            who: {task: {"score_I": scores} for task, scores in of.items()}
+            for who, of in found.pop("items").items()
+        }
+        folder.write_record(RunRecord.model_validate(found), items)
+        folders.append(folder.path)
+    for named in (folders, [folders[0], world[1]], [world[0], hashes[1]]):
+        assert json.loads(call(capsys, "compare", *named, "--json")[1]) == of_ids
+    assert "is run_a: name two runs" in refusal(capsys, folders[0], folders[0])
+    for place in ("results", "runs"):  # two folders need no rows
+        (tmp_path / place / "rows.jsonl").unlink()
+    assert json.loads(call(capsys, "compare", *folders, "--json")[1]) == of_ids
+
+
+def test_a_hash_of_several_runs_is_refused(tmp_path):
+    for name in ("a-0123abcd", "b-0123abcd", "c-89abcdef"):
+        (tmp_path / name).mkdir()
+    assert find_run("89abcdef", tmp_path) == tmp_path / "c-89abcdef"
+    assert find_run("0123abce", tmp_path) is None and find_run("abcdef", tmp_path) is None
+    with pytest.raises(ConfigError, match="a-0123abcd, b-0123abcd"):
+        find_run("0123abcd", tmp_path)
