@@ -258,3 +258,22 @@ def test_verdicts_that_the_text_calls_ties_are_ties():
             assert cell("vs_full_verdict", pair, rule, of="mismatch") == "tie"
     default = rows(".")[(rows(".").regime == "default") & (rows(".").keep == 0.05)]
     assert not (default.vs_full_verdict == "better").any()
+
+
+def test_what_is_said_of_points_that_were_run_again_is_so():
+    """The sweep over rates has some of the older rows' points."""
+    found = {}
+    for name in ("rows.jsonl", "rates/rows.jsonl"):
+        for line in (RESULTS / name).read_text().splitlines():
+            row = json.loads(line)
+            found.setdefault(row["run_id"], []).append(row)
+    twice = [pair for pair in found.values() if len(pair) == 2]
+    right = [[row["items"]["trained"]["tiny_math"] for row in pair] for pair in twice]
+    agree = [sum(x == y for x, y in zip(*pair, strict=True)) for pair in right]
+    apart = [abs(sum(one) - sum(other)) / 10 for one, other in right]
+    other = sorted(count for count in agree if count < 1000)
+    said = " ".join(README.split())
+    assert f"so far run {len(twice)} older points again" in said
+    assert f"{len(twice) - len(other)} agree on all 1,000 items, and four" in said
+    assert f"on {other[0]} to {other[-1]} of them" in said and len(other) == 4
+    assert f"at most {max(apart):.1f} points apart" in said
