@@ -21,7 +21,8 @@ from bench.cli.console import (
 from bench.cli.output_folder import OutputFolder
 from bench.core.errors import ConfigError
 from bench.core.files import canonical_json
-from bench.core.records import RunFolder, find_run
+from bench.core.records import RunFolder
+from bench.core.run_list import is_run
 from bench.core.run_row import row_of
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def compare(
 
     usual = (RESULTS, runs_dir / "rows.jsonl")
     paths = rows or tuple(path for path in usual if path.is_file())
-    own = {name: folder for name in (run_a, run_b) if (folder := _folder_of(name, runs_dir))}
+    own = {name: Path(name) for name in (run_a, run_b) if is_run(Path(name))}
     if not paths and len(own) < 2:
         named = " nor ".join(repr(str(path)) for path in usual)
         raise ConfigError(f"rows: neither {named} is there; --rows names a file of rows")
@@ -209,12 +210,6 @@ def compare(
     one, other = (own[n].resolve().name if n in own else n for n in (run_a, run_b))
     found = compare_runs(read_rows(texts), one, other, task)
     print_json(found) if as_json else print_two_runs(found)
-
-
-def _folder_of(name: str, runs_dir: Path) -> Path | None:
-    """The folder of a finished run that goes by this name."""
-    folder = find_run(name, runs_dir)
-    return folder if folder is not None and RunFolder(folder).state == "done" else None
 
 
 def print_two_runs(found: Mapping[str, Any]) -> None:

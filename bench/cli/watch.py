@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 View = TypeVar("View")
 EVERY_S = 1.0
 """Seconds between looks."""
-QUIET_S = 20.0
+QUIET_S = 60.0
 """Seconds without a worker after which a sweep is taken to have been stopped: a worker starts in
 fewer."""
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -89,12 +89,12 @@ def _watch_sweep(
     if as_json:
         print_json(watcher.look().to_json())
         return
-    last_busy = time.monotonic()
+    last_busy, far = time.monotonic(), None
 
     def ends(view: "SweepView") -> bool:
-        nonlocal last_busy
-        if view.working or view.tuning:
-            last_busy = time.monotonic()
+        nonlocal last_busy, far
+        if view.working or (view.status.done, view.tuning) != far:
+            last_busy, far = time.monotonic(), (view.status.done, view.tuning)
         return once or view.is_done or time.monotonic() - last_busy > QUIET_S
 
     view = _follow(watcher.look, draw_sweep, say_sweep, ends)
@@ -238,6 +238,7 @@ def draw_sweep(view: "SweepView", out: Console) -> RenderableType:
     parts: list[RenderableType] = [Text(printable(status.name), style="bold")]
     if view.tuning is not None:
         parts += [Text("tunes its rules first"), _bar(*view.tuning, out.width, [])]
+        parts += [Text(printable(f"tunes {one.worker}")) for one in view.working]
         return Group(*parts)
     more = [f"{len(status.failed)} failed", *_left(view.seconds_left)]
     parts.append(_bar(status.done, status.total, out.width, more))

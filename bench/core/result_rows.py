@@ -78,8 +78,7 @@ def rows_of(rows: Path, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
     if not rows.exists():
         return found
     for number, line in enumerate(_text(rows).split("\n"), 1):
-        named = _NAMED.search(line)
-        if named is not None and named[1] in run_ids:
+        if any(named in run_ids for named in _NAMED.findall(line)):
             row = _parsed(rows, number, line)
             if row["run_id"] in run_ids:
                 found.setdefault(row["run_id"], row)

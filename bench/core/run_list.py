@@ -8,6 +8,7 @@ goes on). A done run whose record cannot be read is `damaged`.
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,7 +60,11 @@ def list_runs(runs_dir: Path) -> list[RunEntry]:
         return []
     except OSError as error:
         raise ConfigError(f"runs_dir: {str(runs_dir)!r} cannot be read: {error.strerror}") from None
-    return sorted(map(read_entry, folders), key=lambda entry: (entry.changed, entry.run_id))
+    found = []
+    for folder in folders:
+        with suppress(FileNotFoundError):  # deleted since
+            found.append(read_entry(folder))
+    return sorted(found, key=lambda entry: (entry.changed, entry.run_id))
 
 
 def is_run(path: Path) -> bool:
@@ -209,14 +214,24 @@ def remove(entry: RunEntry) -> None:
         raise
     except OSError as error:
         raise BenchError(f"{path} cannot be deleted: {error.strerror}") from error
+    _finish(going)
+
+
+def _finish(going: Path) -> None:
+    """Delete what is on its way out; the file by which it is known for a run's goes last."""
+    for part in going.iterdir():
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        elif part.name != "experiment.json":
+            part.unlink(missing_ok=True)
     shutil.rmtree(going, ignore_errors=True)
 
 
 def clear_removed(runs_dir: Path) -> None:
     """Finish removals that were cut off."""
     for left in runs_dir.glob(".*.removed"):
-        if (left / "experiment.json").is_file() or not any(left.rglob("*")):
-            shutil.rmtree(left, ignore_errors=True)
+        if (left / "experiment.json").is_file():
+            _finish(left)
 
 
 def drop_checkpoints(entry: RunEntry) -> int:

@@ -57,12 +57,13 @@ def run_experiment(
         if told := of_pair_text(plan.of_pair):
             processes.lead(lambda: progress.note(f"of the pair {plan.pair.name}: {told}"))
         if processes.lead(lambda: plan.folder.state) != "done":
+            heard = _Heard(on_curve)
             with (
                 StopRequest().installed() as stop,
                 processes.blamed(),
-                _failure_kept(plan, processes),
+                _failure_kept(plan, processes, heard),
             ):
-                _run(plan, runtime, progress, stop, on_curve)
+                _run(plan, runtime, progress, stop, heard if on_curve else None)
 
         def finish() -> RunRecord:
             record = plan.folder.read_record()
@@ -81,15 +82,33 @@ def open_trainer(plan: Plan, loaded: LoadedPair, runtime: Runtime) -> Trainer:
     return Trainer(plan.experiment, runtime, loaded, prompts, plan.folder, shadow)
 
 
+class _Heard:
+    """A listener to the curve, and what it raised to end the run."""
+
+    def __init__(self, on_curve: OnCurve | None):
+        self._on_curve = on_curve
+        self.ended_by: Exception | None = None
+
+    def __call__(self, step: int, means: dict[str, float]) -> None:
+        assert self._on_curve is not None
+        try:
+            self._on_curve(step, means)
+        except Exception as error:
+            self.ended_by = error
+            raise
+
+
 @contextmanager
-def _failure_kept(plan: Plan, processes: Processes) -> Iterator[None]:
-    """What ends the run by a fault, as `bench runs` tells it, stays in its folder."""
+def _failure_kept(plan: Plan, processes: Processes, heard: _Heard) -> Iterator[None]:
+    """What ends the run by a fault, as `bench runs` tells it, stays in its folder; a listener that
+    ends it is none.
+    """
     try:
         yield
     except Stopped:
         raise
     except Exception as error:
-        if processes.is_main:
+        if processes.is_main and error is not heard.ended_by:
             keep_failure(plan.folder, error)
         raise
 

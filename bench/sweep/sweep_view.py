@@ -28,10 +28,10 @@ from bench.sweep.sweep_file import read_sweep
 
 @dataclass(frozen=True)
 class Working:
-    """A trial that a worker has taken."""
+    """A trial that a worker has taken; while rules are tuned, a cell."""
 
     worker: str
-    """host:pid, as the trial says."""
+    """host:pid, as the trial says; the name of a cell."""
     run: RunView | None
     """None until its folder is there, or where the folder is another machine's."""
 
@@ -102,7 +102,7 @@ class SweepWatcher:
             assert self._sweep.file.tuning is not None
             total = self._sweep.file.tuning.trials * len(cells)
             waiting = SweepStatus(name, len(plans), 0, 0, {})
-            return SweepView(waiting, (spent, total), (), (), None)
+            return SweepView(waiting, (spent, total), self._tuned_now(cells), (), None)
         self._read_rows(plans)
         study = find_study(name, self._storage, study_folder(self._sweep, self._runtime))
         if study is None:
@@ -113,6 +113,11 @@ class SweepWatcher:
         seconds = [row["seconds"]["total"] for row in self._rows.values()]
         left = fmean(seconds) * status.left / len(working) if seconds and working else None
         return SweepView(status, None, working, cells_of(plans, self._rows), left)
+
+    def _tuned_now(self, cells: Mapping[str, tuning.Cell]) -> tuple[Working, ...]:
+        """The cells that a worker holds."""
+        locks = tuning.tuning_folder(self._sweep, self._runtime).path / "locks"
+        return tuple(Working(name, None) for name in cells if is_held(locks / f"{name}.lock"))
 
     def _read_rows(self, plans: Mapping[str, Plan]) -> None:
         """The rows again, where their file has changed."""

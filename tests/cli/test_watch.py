@@ -18,7 +18,7 @@ import time
 import pytest
 from command import call, run_flags
 from rich.console import Console
-from small_sweep import TOML, write
+from small_sweep import GRID, TOML, write
 
 from bench.cli import watch
 from bench.cli.watch import draw_run, draw_sweep, sparkline
@@ -115,6 +115,13 @@ def test_a_sweep_that_nobody_runs_ends_after_a_while(capsys, tmp_path):
     assert code == 3 and "2 trials are left and no worker runs" in err
     assert re.match(r"small-\w+: 0/2  failed 0  running -\n", out)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_tuning_that_nobody_runs_ends_after_a_while(capsys, tmp_path):
+    text = GRID.replace("{values}", "[1e-4, 3e-4, 1e-3]")
+    path = write(tmp_path, text, sampler="grid", pruner="none")
+    code, out, err = call(capsys, "watch", path, "--runs-dir", tmp_path / "runs")
+    assert code == 3 and "no worker runs" in err and "tunes, 0/6 trials spent" in out
 
 
 def test_a_finished_sweep_is_shown_with_its_table(capsys, tmp_path):

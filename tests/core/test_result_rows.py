@@ -12,7 +12,7 @@ from filelock import FileLock
 from bench.core import result_rows
 from bench.core.errors import BenchError, ConfigError
 from bench.core.files import write_text
-from bench.core.result_rows import append_row, check_rows, find_row, row_sum
+from bench.core.result_rows import append_row, check_rows, find_row, row_sum, rows_of
 
 
 def _append(rows, worker):
@@ -161,3 +161,13 @@ def test_a_file_that_is_written_under_no_lock_leaves_what_others_write_now(tmp_p
     os.utime(left, (0, 0))
     write_text(tmp_path / "page.md", "whole")
     assert not left.exists() and fresh.exists()
+
+
+def test_rows_of_some_runs_are_found_whatever_else_names_a_run(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    nested = {"reference": {"run_id": "other"}, "run_id": "mine"}
+    for row in (nested, {"run_id": "third"}, {"about": {"run_id": "mine"}, "run_id": "fourth"}):
+        append_row(rows, row)
+    found = rows_of(rows, {"mine", "absent"})
+    assert list(found) == ["mine"] and found["mine"]["reference"] == {"run_id": "other"}
+    assert rows_of(tmp_path / "none", {"mine"}) == {}

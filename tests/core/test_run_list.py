@@ -124,6 +124,7 @@ def test_a_removed_run_is_gone_and_one_in_use_or_behind_a_link_stays(tmp_path):
 def test_a_removal_that_was_cut_off_is_finished_and_is_no_run(tmp_path):
     folder = begun(tmp_path, "run")
     folder.path.rename(tmp_path / ".run.removed")
+    begun(tmp_path, "other").path.rename(tmp_path / ".other.removed")
     mine = tmp_path / ".mine.removed"
     mine.mkdir()
     (mine / "notes.txt").write_text("")

@@ -12,6 +12,7 @@ from small_pair import pair_folder
 from bench.core.config import Experiment, Runtime
 from bench.core.errors import ConfigError
 from bench.core.provenance import ENGINE_VERSION
+from bench.core.run_list import list_runs
 from bench.run.plan import make_plan
 from bench.run.run_experiment import run_experiment
 
@@ -66,3 +67,29 @@ def test_a_row_says_what_made_it_and_when(tmp_path):
     assert before <= datetime.fromisoformat(row["ended"]) <= datetime.now(UTC)
     assert row["engine_version"] == ENGINE_VERSION
     assert row["task_versions"] == dict.fromkeys(row["scores"]["trained"], 1)
+
+
+@pytest.mark.parametrize("step, state", [(1, "stopped"), (2, "failed")])
+def test_a_listener_that_ends_a_run_is_no_failure_and_a_fault_is(
+    tmp_path, monkeypatch, step, state
+):
+    """As a pruner does at step 1; at step 2 the evaluation itself breaks."""
+    experiment = Experiment.parse({
+        "pair": str(pair_folder()), "prompts_per_step": 6, "max_new_tokens": 10, "steps": 3,
+        "eval_items": 4, "eval_every": 1, "curve_items": 4, "k": 8,
+    })  # fmt: skip
+
+    class Enough(Exception):
+        pass
+
+    def hear(now, means):
+        if now == step == 1:
+            raise Enough
+        if now == 1:
+            monkeypatch.setattr("bench.run.evaluations.Evaluations.examine", None)
+
+    runtime = Runtime(device="cpu", runs_dir=tmp_path, progress="off")
+    with pytest.raises(Enough if state == "stopped" else TypeError):
+        run_experiment(experiment, runtime, hear)
+    (entry,) = list_runs(tmp_path)
+    assert entry.state == state and bool(entry.error) == (state == "failed")

@@ -14,6 +14,7 @@ from bench.sweep.run_sweep import dry_run
 from bench.sweep.study import SweepStudy, study_folder
 from bench.sweep.sweep_file import read_sweep
 from bench.sweep.sweep_view import SweepWatcher
+from bench.sweep.tuning import cells, tuning_folder
 
 SMALL = TOML.replace('"full", "random", "entropy"', '"random", "entropy"')
 
@@ -112,7 +113,13 @@ def test_while_rules_are_tuned_the_trials_are_counted(tmp_path):
     here = runtime(tmp_path)
     view = SweepWatcher(path, None, here).look()
     assert view.tuning == (0, 6) and not view.is_done
-    assert not study_folder(read_sweep(path, here), here).exists()
+    assert view.working == ()
+    sweep = read_sweep(path, here)
+    assert not study_folder(sweep, here).exists() and not tuning_folder(sweep, here).path.exists()
+    cell, other = cells(sweep).values()
+    with tuning_folder(sweep, here).lock(cell):
+        (held,) = SweepWatcher(path, None, here).look().working
+    assert held.worker == cell.name != other.name
 
 
 def test_a_damaged_row_of_the_sweep_is_no_result(place):

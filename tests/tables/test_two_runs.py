@@ -110,6 +110,16 @@ def test_a_run_goes_by_its_hash_or_its_folder_too(capsys, world, tmp_path):
     assert json.loads(call(capsys, "compare", *folders, "--json")[1]) == of_ids
 
 
+def test_an_id_is_of_the_rows_that_are_named_and_not_of_a_folder(capsys, world, tmp_path):
+    rows = tmp_path / "named.jsonl"
+    rows.write_text(text([made("teachability", 0, ONE), made("entropy", 1, ONE)]))
+    for run_id in world:
+        RunFolder(tmp_path / "runs" / run_id).create({}, {})
+        (tmp_path / "runs" / run_id / "record.json").write_text("{}")
+    found = json.loads(call(capsys, "compare", *world, "--rows", rows, "--json")[1])
+    assert found["tasks"]["tiny_math"]["difference"] == 0
+
+
 def test_a_hash_of_several_runs_is_refused(tmp_path):
     for name in ("a-0123abcd", "b-0123abcd", "c-89abcdef"):
         (tmp_path / name).mkdir()
