@@ -80,7 +80,7 @@ def test_the_plain_loop_and_ours_have_the_same_loss_and_gradient(sampled, plain)
         found.append((loss, gradients(trainer.pair.student))) or Moved(0.0, 0.0)
     )
     arm.prepare(0)
-    arm.step(0, Clock())
+    arm.step(0, Clock("cpu"))
     assert_same(found[0], plain)
 
 
@@ -94,7 +94,7 @@ def test_trl_has_the_same_loss_and_gradient(sampled, plain):
 
     setting, rollouts = sampled
     trainer = make_trainer(setting)
-    trainer.clock, trainer.given = Clock(), responses(rollouts[0])
+    trainer.clock, trainer.given = Clock("cpu"), responses(rollouts[0])
     trainer.model.train()
     batch = trainer._generate_and_score_completions([{"prompt": text} for text in setting.texts[0]])
     loss = trainer.compute_loss(trainer.model, batch)

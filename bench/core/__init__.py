@@ -2,6 +2,7 @@
 
 arrays         tensors and columns on disk
 claims         what a sweep is run to test, and the day it was named
+clock          seconds on a device that works ahead of the program
 config         Experiment, Runtime, and the objectives with their parameters
 fields         frozen settings that say in one line what they do not accept
 files          files and folders written whole, digests of values

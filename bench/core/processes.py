@@ -243,8 +243,9 @@ def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
     found each other (each would train a run of its own), and where it divides each loss.
     """
     mixed = "bf16" if experiment.dtype == "bfloat16" else "no"
-    # accelerate holds the precision of the first Accelerator for the whole process.
-    AcceleratorState._reset_state()
+    # accelerate holds the precision of the first Accelerator for the whole process; and its device,
+    # which stays where several processes have found each other on it.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     # No model here has buffers that training changes; each forward pass would send them.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
     accelerator = Accelerator(

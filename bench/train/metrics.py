@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from bench.core.clock import now
 from bench.selection.budget import Selection
 from bench.selection.population import quantiles
 from bench.selection.signals import TokenSignals
@@ -117,8 +118,8 @@ def summarise(signals: TokenSignals, selected_BT: Tensor) -> dict[str, dict[str,
 class Timer:
     """Seconds of one step by phase, added to the run's as they pass."""
 
-    def __init__(self, totals: dict[str, float]):
-        self.totals = totals
+    def __init__(self, totals: dict[str, float], device: torch.device):
+        self.totals, self.device = totals, device
         self.step: dict[str, float] = dict.fromkeys(totals, 0.0)
 
     def add(self, phase: str, seconds: float) -> None:
@@ -127,6 +128,6 @@ class Timer:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        start = perf_counter()
+        start = now(self.device)
         yield
-        self.add(name, perf_counter() - start)
+        self.add(name, now(self.device) - start)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
+from bench.core.clock import now
 from bench.core.logits import head_weight, log_softmax, project, workspace
 from bench.core.processes import ALONE, Processes
 from bench.core.sampling import Vocabulary
@@ -49,17 +49,17 @@ def score_rollout(
     if any(name not in STUDENT_ONLY for name in names):
         teacher_ND = teacher_hidden_ND
     with torch.no_grad():
-        start = perf_counter()
+        start = now(mask_BT.device)
         if teacher_ND is None and any(name not in STUDENT_ONLY for name in names):
             teacher_ND = hidden_states(teacher, rollout, mask_BT, settings, processes)
-        middle = perf_counter()
+        middle = now(mask_BT.device)
         if student_ND is None:
             student_ND = hidden_states(student, rollout, mask_BT, settings, processes)
         student_head = _Head(student, student_ND, vocabulary, settings)
         if teacher_ND is not None:
             teacher_head = _Head(teacher, teacher_ND, vocabulary, settings)
         values = _signals(student_head, teacher_head, rollout.token_BT[mask_BT], names, k)
-    seconds = {"teacher": middle - start, "score": perf_counter() - middle}
+    seconds = {"teacher": middle - start, "score": now(mask_BT.device) - middle}
     return Scored(values, student_ND, teacher_ND, seconds)
 
 

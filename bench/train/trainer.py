@@ -73,7 +73,7 @@ class Trainer:
 
     def step(self, step: int) -> dict[str, Any]:
         """One update from step `step` (from 0); returns its line of metrics."""
-        timer = Timer(self.totals.seconds)
+        timer = Timer(self.totals.seconds, self.accelerator.device)
         observer = self.observer if self.observer and self.observer.is_due(step) else None
         with self.accelerator.autocast():
             with timer.phase("rollout"):

@@ -19,14 +19,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 from typing import Any
 
 import torch
 from settings import Setting
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.core.clock import now
 from bench.core.config import Experiment, Runtime
+from bench.core.provenance import reset_peak_memory
 from bench.core.sampling import Vocabulary
 from bench.pairs.models import LoadedPair, load_pair
 from bench.pairs.pair import get_pair
@@ -34,6 +36,7 @@ from bench.run.plan import make_plan
 from bench.run.run_experiment import open_trainer
 from bench.train.hidden_states import hidden_states
 from bench.train.rollout import Rollout
+from bench.train.setup import place_frozen
 from bench.train.trainer import Trainer
 
 ROLLOUTS = "rollouts.pt"
@@ -58,9 +61,12 @@ def our_trainer(setting: Setting, rule: str = "full", keep: float = 1.0) -> Trai
     experiment = Experiment(
         pair=setting.pair, selector=rule, keep=keep, prompts_per_step=setting.prompts,
         max_new_tokens=setting.tokens, learning_rate=setting.learning_rate, steps=setting.steps,
+        dtype=setting.dtype,  # type: ignore[arg-type]
     )  # fmt: skip
-    runtime = Runtime(runs_dir=Path(tempfile.mkdtemp()), progress="off", device="cpu")
-    return open_trainer(make_plan(experiment, runtime), load(setting), runtime)
+    runtime = Runtime(runs_dir=Path(tempfile.mkdtemp()), progress="off", device=setting.device)
+    trainer = open_trainer(make_plan(experiment, runtime), load(setting), runtime)
+    place_frozen(trainer.setup, experiment, runtime)
+    return trainer
 
 
 def sample(setting: Setting, folder: Path) -> None:
@@ -84,14 +90,15 @@ def responses(rollout: Rollout) -> list[list[int]]:
 class Clock:
     """Seconds by phase of one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         self.seconds: dict[str, float] = {}
+        self.device = torch.device(device)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        start = perf_counter()
+        start = now(self.device)
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - start
 
 
 class Ours:
@@ -122,9 +129,9 @@ class Ours:
         self.trainer.rollout = lambda step: given  # type: ignore[method-assign]
 
     def step(self, step: int, clock: Clock) -> float:
-        start = perf_counter()
+        start = now(clock.device)
         line = self.trainer.step(step)
-        total = perf_counter() - start
+        total = now(clock.device) - start
         clock.seconds |= {name: s for name, s in line["seconds"].items() if name != "rollout"}
         clock.seconds["logging"] = total - sum(line["seconds"].values())
         return line["loss"]
@@ -186,8 +193,13 @@ class Plain:
         return float(loss.detach())
 
 
-def resident(field: str) -> int:
-    """A memory line of /proc/self/status (VmRSS, VmHWM), bytes."""
+def resident(field: str, device: str) -> int:
+    """A memory line of /proc/self/status (VmRSS, VmHWM), bytes; on CUDA what the allocator holds,
+    or has held at most.
+    """
+    if device == "cuda":
+        peak = field == "VmHWM"
+        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -197,7 +209,8 @@ def resident(field: str) -> int:
 class Service:
     """Requests in, replies out, and the measurement around a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         # Libraries print: replies have the real standard output to themselves.
         self.out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
@@ -205,8 +218,8 @@ class Service:
     def ready(self) -> None:
         """Everything is loaded: the peak of memory counts from here."""
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
-        self.send({"ready": True, "resident": resident("VmRSS")})
+        reset_peak_memory(self.device)
+        self.send({"ready": True, "resident": resident("VmRSS", self.device)})
 
     def send(self, reply: dict[str, Any]) -> None:
         self.out.write(json.dumps(reply) + "\n")
@@ -217,24 +230,25 @@ class Service:
 
     def serve(self, arm: Ours | Plain) -> None:
         self.ready()
+        device = torch.device(self.device)
         for step, request in enumerate(self.requests()):
             reply: dict[str, Any] = {}
             if request["rollout"]:
-                start = perf_counter()
+                start = now(device)
                 reply["rollout_tokens"] = arm.sample(step)
-                reply["rollout_s"] = perf_counter() - start
+                reply["rollout_s"] = now(device) - start
             arm.prepare(step)
-            clock = Clock()
+            clock = Clock(self.device)
             counter = FlopCounterMode(display=False) if request["count"] else None
-            start, cpu = perf_counter(), process_time()
+            start, cpu = now(device), process_time()
             if counter is not None:
                 with counter:
                     reply["loss"] = arm.step(step, clock)
                 reply["flops"] = counter.get_total_flops()
             else:
                 reply["loss"] = arm.step(step, clock)
-            reply |= {"step_s": perf_counter() - start, "cpu_s": process_time() - cpu}
-            reply |= {"phases": clock.seconds, "peak": resident("VmHWM")}
+            reply |= {"step_s": now(device) - start, "cpu_s": process_time() - cpu}
+            reply |= {"phases": clock.seconds, "peak": resident("VmHWM", self.device)}
             self.send(reply)
 
 
@@ -244,8 +258,8 @@ def main() -> None:
     if name == "sample":
         sample(setting, Path(folder))
         return
-    rollouts = torch.load(Path(folder, ROLLOUTS), weights_only=False)
-    service = Service()
+    rollouts = torch.load(Path(folder, ROLLOUTS), weights_only=False, map_location=setting.device)
+    service = Service(setting.device)
     if name == "trl":
         from trl_arm import serve
 

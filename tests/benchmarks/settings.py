@@ -26,6 +26,10 @@ class Setting:
     """The prompts of each step, once they are drawn."""
     vocabulary: int = VOCABULARY
     """Logits of a pair that `write` makes."""
+    sizes: tuple[str, str] = ("small", "double")
+    """Sizes of its student and teacher, by name."""
+    device: str = "cpu"
+    dtype: str = "float32"
 
     @property
     def steps(self) -> int:
@@ -35,7 +39,7 @@ class Setting:
         """Into the folder, with the pair where it is to be made."""
         found = self
         if self.pair == "made":
-            make_pair(folder / "pair", self.vocabulary)
+            make_pair(folder / "pair", self.vocabulary, self.sizes, self.device)
             found = replace(self, pair=str(folder / "pair"))
         (folder / "setting.json").write_text(json.dumps(asdict(found)))
         return found
@@ -43,7 +47,8 @@ class Setting:
     @staticmethod
     def read(folder: Path) -> "Setting":
         found = json.loads((folder / "setting.json").read_text())
-        return Setting(**{**found, "texts": tuple(map(tuple, found["texts"]))})
+        texts, sizes = tuple(map(tuple, found["texts"])), tuple(found["sizes"])
+        return Setting(**{**found, "texts": texts, "sizes": sizes})
 
 
 SETTINGS = {
@@ -54,11 +59,37 @@ SETTINGS = {
 }
 
 
-def make_pair(folder: Path, vocabulary: int, layers: int = 4) -> None:
-    """Random models of the Qwen3 class: hidden 128 and 256, tied heads, float32.
+@dataclass(frozen=True)
+class Size:
+    """What a model of the Qwen3 class is made of; its head is tied to its embedding."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+SIZES = {
+    "small": Size(128, 384, 4, 4, 2, 32),
+    "double": Size(256, 768, 4, 8, 4, 32),
+    "Qwen3-0.6B": Size(1024, 3072, 28, 16, 8, 128),
+    "Qwen3-1.7B": Size(2048, 6144, 28, 16, 8, 128),
+    "Qwen3-4B": Size(2560, 9728, 36, 32, 8, 128),
+}
+"""Those of a released model as its config.json has them."""
+
+
+def make_pair(
+    folder: Path, vocabulary: int, sizes: tuple[str, str] = ("small", "double"),
+    device: str = "cpu", layers: int | None = None,
+) -> None:  # fmt: skip
+    """Random models of the Qwen3 class, student and teacher; of a released size in bfloat16, as the
+    released weights are, and else in float32.
 
     They have the embedded pairs' tokenizer, whose prompts they are given; the other ids only ever
-    come out of the student.
+    come out of the student. They are made on the device, where that is quicker.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -68,15 +99,16 @@ def make_pair(folder: Path, vocabulary: int, layers: int = 4) -> None:
 
     disable_progress_bar()
     tokenizer = build_tokenizer()
-    for seed, (side, width) in enumerate({"student": 128, "teacher": 256}.items()):
+    for seed, (side, name) in enumerate(zip(("student", "teacher"), sizes, strict=True)):
+        size = SIZES[name]
         config = Qwen3Config(
             vocab_size=vocabulary,
-            hidden_size=width,
-            intermediate_size=3 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 32,
-            num_key_value_heads=width // 64,
-            head_dim=32,
+            hidden_size=size.hidden,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=layers or size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.kv_heads,
+            head_dim=size.head_dim,
             max_position_embeddings=4096,
             tie_word_embeddings=True,
             bos_token_id=None,
@@ -84,5 +116,9 @@ def make_pair(folder: Path, vocabulary: int, layers: int = 4) -> None:
             pad_token_id=tokenizer.pad_token_id,
         )
         torch.manual_seed(seed)
-        Qwen3ForCausalLM(config).save_pretrained(folder / side)
+        with torch.device(device):
+            model = Qwen3ForCausalLM(config)
+        if name.startswith("Qwen3"):
+            model.to(torch.bfloat16)
+        model.save_pretrained(folder / side)
         tokenizer.save_pretrained(folder / side)

@@ -1,12 +1,12 @@
 """TRL's DistillationTrainer as a side of the comparison: its own loop, stopped before each step.
 
-On-policy, reverse KL (beta = 1), one response a prompt, float32. Where its defaults would cost
+On-policy, reverse KL (beta = 1), one response a prompt, in the setting's precision. Where its defaults would cost
 time that the comparison does not ask for, they are turned off: gradient checkpointing, logging,
 saving, progress bars. Everything else is its default.
 """
 
 import tempfile
-from time import perf_counter, process_time
+from time import process_time
 from typing import Any
 
 from arms import Clock, Service, load, resident, responses
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 from trl import DistillationConfig, DistillationTrainer
 
+from bench.core.clock import now
 from bench.train.rollout import Rollout
 
 
@@ -37,16 +38,16 @@ class TimedTrainer(DistillationTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Prompts in, padded tensors out: the rollout, which no step time contains."""
-        whole, cpu = perf_counter(), process_time()
+        whole, cpu = now(self.clock.device), process_time()
         if self.samples:
             given, self.given = self.given, None
-            start = perf_counter()
+            start = now(self.clock.device)
             found = super()._generate_and_score_completions(inputs)
-            self.rollout_s = perf_counter() - start
+            self.rollout_s = now(self.clock.device) - start
             self.rollout_tokens = int(found["completion_mask"].sum())
             self.given = given
         found = super()._generate_and_score_completions(inputs)
-        self.clock.seconds["rollout"] = perf_counter() - whole
+        self.clock.seconds["rollout"] = now(self.clock.device) - whole
         self.rollout_cpu_s = process_time() - cpu
         return found
 
@@ -55,10 +56,10 @@ class TimedTrainer(DistillationTrainer):
             return super().compute_loss(*arguments, **settings)
 
     def training_step(self, *arguments: Any, **settings: Any) -> Any:
-        start = perf_counter()
+        start = now(self.clock.device)
         loss = super().training_step(*arguments, **settings)
         known = self.clock.seconds["rollout"] + self.clock.seconds["forward"]
-        self.clock.seconds["backward"] = perf_counter() - start - known
+        self.clock.seconds["backward"] = now(self.clock.device) - start - known
         self.loss_value = float(loss)
         return loss
 
@@ -81,18 +82,21 @@ class Stepwise(TrainerCallback):
         self.request = next(self.requests)
         trainer.given = responses(self.rollouts[self.step])
         trainer.samples = self.request["rollout"]
-        trainer.clock = Clock()
+        trainer.clock = Clock(self.service.device)
         # A count would see the sampling too: it is asked for without.
         self.counter = FlopCounterMode(display=False) if self.request["count"] else None
         if self.counter is not None:
             self.counter.__enter__()
-        self.start, self.cpu = perf_counter(), process_time()
+        self.start, self.cpu = now(trainer.clock.device), process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         trainer = self.trainer
         assert trainer is not None
-        seconds, cpu = perf_counter() - self.start, process_time() - self.cpu
-        reply: dict[str, Any] = {"loss": trainer.loss_value, "peak": resident("VmHWM")}
+        seconds, cpu = now(trainer.clock.device) - self.start, process_time() - self.cpu
+        reply: dict[str, Any] = {
+            "loss": trainer.loss_value,
+            "peak": resident("VmHWM", self.service.device),
+        }
         if self.counter is not None:
             self.counter.__exit__(None, None, None)
             reply["flops"] = self.counter.get_total_flops()
@@ -119,8 +123,8 @@ def make_trainer(setting: Setting, callback: TrainerCallback | None = None) -> T
         max_steps=setting.steps,
         learning_rate=setting.learning_rate,
         lr_scheduler_type="constant",
-        use_cpu=True,
-        bf16=False,
+        use_cpu=setting.device == "cpu",
+        bf16=setting.dtype == "bfloat16",
         gradient_checkpointing=False,
         shuffle_dataset=False,
         logging_strategy="no",

@@ -13,7 +13,8 @@ import torch
 from process_cases import CASES
 from small_pair import pair_folder
 
-from bench.core.processes import leave_group
+from bench.core.config import Experiment, Runtime
+from bench.core.processes import leave_group, make_accelerator
 
 # One after another: each finds a free port, which another could take first.
 pytestmark = pytest.mark.xdist_group("launched")
@@ -253,3 +254,13 @@ def test_processes_that_did_not_find_each_other_are_refused(tmp_path):
     assert "2 processes were launched, and accelerate joins 1" in done.stderr
     assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in done.stderr
     assert not (tmp_path / "runs" / "rows.jsonl").exists()
+
+
+def test_a_device_that_one_run_chose_does_not_bind_the_next():
+    """A run on the CPU, and then one on whatever there is, in one process."""
+    from accelerate.state import PartialState
+
+    make_accelerator(Experiment(), Runtime(device="cpu"))
+    assert PartialState()._cpu
+    make_accelerator(Experiment(), Runtime(device="auto"))
+    assert not PartialState()._cpu

@@ -13,7 +13,7 @@ from bench.run.evaluations import EVALUATION_CODE
 
 BENCH = Path(provenance.__file__).parents[1]
 NO_NUMBER = {
-    "core": "arrays config errors fields files keep_schedule plain_state processes progress "
+    "core": "arrays clock config errors fields files keep_schedule plain_state processes progress "
     "provenance records result_rows stats stopping sums",
     "diagnose": "context_bank diagnosis measured",
     "pairs": "pair",

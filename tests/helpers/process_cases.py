@@ -113,7 +113,9 @@ def stepped(
     found: dict[str, Any] = {"processes": one.processes.size}
     for step in range(2):
         rollout = one.rollout(step)
-        signals, scored = one.signals(rollout, step, Timer(one.totals.seconds))
+        signals, scored = one.signals(
+            rollout, step, Timer(one.totals.seconds, one.accelerator.device)
+        )
         selection = one.select(signals, rollout, step)
         # From here both run as often, however the lengths fell.
         student.count = teacher.count = 0
@@ -150,7 +152,7 @@ def answered(sharded: str = "") -> dict[str, Any]:
     prompt too, which leaves one process without any."""
     one = trainer({}, sharded, selector="entropy")
     rollout = one.rollout(0)
-    signals, scored = one.signals(rollout, 0, Timer(one.totals.seconds))
+    signals, scored = one.signals(rollout, 0, Timer(one.totals.seconds, one.accelerator.device))
     chosen = one.select(signals, rollout, 0)
     one.update(one.gradient(rollout, chosen, scored.teacher_hidden_ND).loss)
     prompts = ["1+2=", "3", "12+34=", "5+6+7=", "8-1="]
@@ -180,7 +182,9 @@ def exchanged() -> dict[str, Any]:
     for step in range(2):
         calls.clear()
         rollout = one.rollout(step)
-        signals, scored = one.signals(rollout, step, Timer(one.totals.seconds))
+        signals, scored = one.signals(
+            rollout, step, Timer(one.totals.seconds, one.accelerator.device)
+        )
         chosen = one.select(signals, rollout, step)
         one.update(one.gradient(rollout, chosen, scored.teacher_hidden_ND).loss)
         counts.append(calls.count(0))

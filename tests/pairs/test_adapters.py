@@ -47,7 +47,7 @@ def test_no_gradient_reaches_the_base(tmp_path):
 def _timer(found):
     from bench.train.metrics import Timer
 
-    return Timer(found.totals.seconds)
+    return Timer(found.totals.seconds, found.accelerator.device)
 
 
 def test_an_untrained_adapter_changes_no_bit(tmp_path):

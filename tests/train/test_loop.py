@@ -151,7 +151,7 @@ def test_reused_hidden_states_move_no_signal_and_no_choice_but_at_the_cut(tmp_pa
     assert torch.equal(rollout.sequence_BL, kept.sequence_BL)
     found = []
     for one, sampled in ((plain, rollout), (reusing, kept)):
-        signals, _ = one.signals(sampled, 0, Timer(one.totals.seconds))
+        signals, _ = one.signals(sampled, 0, Timer(one.totals.seconds, one.accelerator.device))
         found.append((signals, one.selector(signals), one.select(signals, sampled, 0).selected_BT))
     (expected, score_BT, selected_BT), (got, other_BT, chosen_BT) = found
     for name, value in expected.computed().items():

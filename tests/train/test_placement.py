@@ -167,7 +167,7 @@ def test_a_rule_computes_outside_autocast(tmp_path):
 def _timer(found):
     from bench.train.metrics import Timer
 
-    return Timer(found.totals.seconds)
+    return Timer(found.totals.seconds, found.accelerator.device)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "qwen2"])
@@ -253,29 +253,6 @@ def test_the_teachers_layers_are_here_only_while_they_run(tmp_path, tied):
         assert stayed == {head}
     whole = sum(p.numel() for p in moved.teacher.parameters())
     assert offloaded.bytes == 4 * (whole - moved.teacher.get_output_embeddings().weight.numel())
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_teachers_memory_is_free_while_it_waits(tmp_path):
-    device = torch.device("cuda")
-    config = Qwen3Config(
-        vocab_size=1000, hidden_size=512, intermediate_size=2048, num_hidden_layers=4,
-        num_attention_heads=8, num_key_value_heads=4, head_dim=64, tie_word_embeddings=False,
-    )  # fmt: skip
-    teacher = Qwen3ForCausalLM(config).requires_grad_(False).eval().to(device)
-    student = load_model(str(pair_folder() / "student")).to(device)
-    ids = torch.arange(40, device=device)[None]
-    with torch.no_grad():
-        before = teacher(ids).logits
-        held = torch.cuda.memory_allocated()
-        offloaded = Offloaded(teacher, student, device)
-        assert held - torch.cuda.memory_allocated() >= 0.99 * offloaded.bytes
-        assert torch.equal(teacher(ids).logits, before)
-        assert torch.cuda.memory_allocated() >= held - 2**20
-        student(ids)
-        assert held - torch.cuda.memory_allocated() >= 0.99 * offloaded.bytes - 2**20
-        assert offloaded._home[0].is_pinned()
 
 
 def test_offload_keeps_half_precision(tmp_path):

@@ -1,0 +1,161 @@
+"""Memory and tokens a second of each phase of a step, beside what `bench doctor` estimates.
+
+    python tests/benchmarks/gpu_phases.py
+
+Random weights of Qwen3-1.7B from 4B, 32 responses of 1,024 tokens, bfloat16. Prints one line of
+JSON. The functions are the engine's own, called one by one in the order of a step.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from settings import VOCABULARY, make_pair
+
+from bench.core.clock import now
+from bench.core.config import Experiment, Runtime
+from bench.core.progress import Progress
+from bench.core.provenance import peak_memory_bytes, reset_peak_memory
+from bench.run.evaluations import Evaluations
+from bench.run.memory import needs, shape_of
+from bench.run.plan import make_plan
+from bench.run.run_experiment import open_trainer
+from bench.selection.budget import Selection
+from bench.tasks.protocol import asking_of
+from bench.train.hidden_states import hidden_states
+from bench.train.setup import place_frozen
+from bench.train.trainer import Trainer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is run."""
+
+    sizes: tuple[str, str] = ("Qwen3-1.7B", "Qwen3-4B")
+    vocabulary: int = VOCABULARY
+    prompts: int = 32
+    tokens: int = 1024
+    micro_batch: int = 4
+    eval_items: int = 32
+    eval_tokens: int = 128
+    warm_tokens: int = 32
+    device: str = "cuda"
+    dtype: str = "bfloat16"
+
+
+class Meter:
+    """Seconds and peak memory of each act."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.peak_bytes: dict[str, int] = {}
+
+    def measure(self, name: str, act: Callable[[], T]) -> T:
+        reset_peak_memory(self.device.type)
+        start = now(self.device)
+        found = act()
+        self.seconds[name] = now(self.device) - start
+        self.peak_bytes[name] = peak_memory_bytes(self.device.type)
+        print(f"{name}: {self.seconds[name]:.2f} s", file=sys.stderr, flush=True)
+        return found
+
+
+def measure(load: Load) -> dict[str, Any]:
+    """Phase -> seconds, tokens a second, bytes at most, and the bytes that were estimated."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_pair(folder / "pair", load.vocabulary, load.sizes, load.device)
+        if load.device == "cuda":
+            torch.cuda.empty_cache()
+        experiment = Experiment(
+            pair=str(folder / "pair"), selector="teachability", keep=0.05,
+            prompts_per_step=load.prompts, max_new_tokens=load.tokens,
+            eval_max_new_tokens=load.eval_tokens, dtype=load.dtype,  # type: ignore[arg-type]
+        )  # fmt: skip
+        runtime = Runtime(
+            runs_dir=folder / "runs", device=load.device, micro_batch=load.micro_batch,
+            rollout_batch=load.prompts, eval_batch=load.eval_items, progress="off",
+        )  # fmt: skip
+        plan = make_plan(experiment, runtime)
+        trainer = open_trainer(plan, plan.load_pair(), runtime)
+        return {"load": asdict(load), **_measured(trainer, load)}
+
+
+def _measured(trainer: Trainer, load: Load) -> dict[str, Any]:
+    experiment, runtime, pair = trainer.experiment, trainer.runtime, trainer.pair
+    meter = Meter(trainer.accelerator.device)
+    evaluations = Evaluations(
+        runtime, asking_of(experiment, pair.chat), None, Progress("off"), trainer.processes
+    )
+    meter.measure("evaluate", lambda: evaluations.examine(
+        trainer.teacher, pair.tokenizer, ("tiny_math",), pair.teacher_stop_ids, "teacher",
+        load.eval_items,
+    ))  # fmt: skip
+    place_frozen(trainer.setup, experiment, runtime)
+    # The moments of the optimizer are there from the first update on.
+    trainer.experiment = experiment.model_copy(update={"max_new_tokens": load.warm_tokens})
+    trainer.step(0)
+    trainer.experiment = experiment
+    sampled, longest = _step(trainer, meter)
+    estimate = needs(
+        shape_of(pair.student), shape_of(pair.teacher), experiment, runtime, longest
+    )  # fmt: skip
+    return {
+        "prompt_tokens": longest,
+        "sampled_tokens": sampled,
+        "seconds": meter.seconds,
+        "tokens_per_s": {
+            name: sampled / seconds for name, seconds in meter.seconds.items() if name != "evaluate"
+        },
+        "peak_bytes": meter.peak_bytes,
+        "estimated_bytes": estimate.phases,
+    }
+
+
+def _step(trainer: Trainer, meter: Meter) -> tuple[int, int]:
+    """(sampled tokens, tokens of the longest prompt) of one step, taken apart."""
+    setup = trainer.setup
+    with trainer.accelerator.autocast():
+        rollout = meter.measure("rollout", lambda: trainer.rollout(1))
+        own = trainer.own(rollout)
+
+        def teacher() -> torch.Tensor:
+            with torch.no_grad():
+                return hidden_states(
+                    trainer.teacher, own, own.mask_BT, setup.passes, trainer.processes
+                )
+
+        def score(teacher_ND: torch.Tensor) -> Selection:
+            scored = trainer.score(
+                rollout, setup.names, rollout.student_hidden_ND, model=setup.scorer,
+                teacher_hidden_ND=teacher_ND,
+            )  # fmt: skip
+            signals = trainer.joined(rollout, 1, scored, setup.extra_names, setup.scorer)
+            with torch.autocast(trainer.accelerator.device.type, enabled=False):
+                return trainer.select(signals, rollout, 1)
+
+        def loss(selection: Selection) -> None:
+            trainer.update(trainer.gradient(rollout, selection, teacher_ND).loss)
+
+        teacher_ND = meter.measure("teacher", teacher)
+        selection = meter.measure("score", lambda: score(teacher_ND))
+        meter.measure("loss", lambda: loss(selection))
+        everything = Selection.of_weights(rollout.mask_BT.float())
+        meter.measure("loss_of_all", lambda: loss(everything))
+    return int(rollout.mask_BT.sum()), int(rollout.prompt_length_B.max())
+
+
+def main() -> None:
+    print(json.dumps(measure(Load())))
+
+
+if __name__ == "__main__":
+    main()
