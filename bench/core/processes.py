@@ -243,9 +243,9 @@ def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
     found each other (each would train a run of its own), and where it divides each loss.
     """
     mixed = "bf16" if experiment.dtype == "bfloat16" else "no"
-    # accelerate holds the precision of the first Accelerator for the whole process; and its device,
-    # which stays where several processes have found each other on it.
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # accelerate holds the precision and the device of the first Accelerator for the whole process,
+    # and knows no second one under FSDP. Processes that have found each other stay together.
+    AcceleratorState._reset_state(reset_partial_state=True)
     # No model here has buffers that training changes; each forward pass would send them.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
     accelerator = Accelerator(
@@ -267,4 +267,8 @@ def make_accelerator(experiment: Experiment, runtime: Runtime) -> Accelerator:
         raise BenchError(
             f"device: {runtime.device!r} is not available here: {accelerator.device.type}"
         )
+    if accelerator.device.type == "cuda":
+        # cuDNN makes a plan for each length that it has not seen, and here nearly every pass has
+        # one; torch's own attention needs none.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return accelerator

@@ -118,6 +118,15 @@ def _phases(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(
         ["phase", "s", "tokens a second", "GiB at most", "GiB estimated", "ratio"], rows
     )
+    yield ""
+    twice = "the same bits" if found["same_gradient_twice"] else "other last bits"
+    yield f"The gradient on all tokens, computed twice, has {twice}."
+    if attention := found["attention"]:
+        yield (
+            f"A position of {load['warm_tokens']} takes {1000 * attention['torch']:.0f} ms to "
+            f"sample; with cuDNN's attention, which the engine turns off since it plans each "
+            f"length anew, {1000 * attention['cudnn']:.0f} ms."
+        )
 
 
 def _trl(found: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from bench.core.clock import now
 from bench.core.config import Experiment, Runtime
 from bench.core.progress import Progress
 from bench.core.provenance import peak_memory_bytes, reset_peak_memory
+from bench.core.sampling import Vocabulary
 from bench.run.evaluations import Evaluations
 from bench.run.memory import needs, shape_of
 from bench.run.plan import make_plan
@@ -44,7 +45,7 @@ class Load:
     tokens: int = 1024
     micro_batch: int = 4
     eval_items: int = 32
-    eval_tokens: int = 128
+    eval_tokens: int = 32
     warm_tokens: int = 32
     device: str = "cuda"
     dtype: str = "bfloat16"
@@ -85,7 +86,10 @@ def measure(load: Load) -> dict[str, Any]:
             rollout_batch=load.prompts, eval_batch=load.eval_items, progress="off",
         )  # fmt: skip
         plan = make_plan(experiment, runtime)
-        trainer = open_trainer(plan, plan.load_pair(), runtime)
+        loaded = plan.load_pair()
+        # Over the whole output layer: the ids that the small tokenizer lacks count as well.
+        loaded = replace(loaded, vocabulary=Vocabulary(loaded.student.config.vocab_size))
+        trainer = open_trainer(plan, loaded, runtime)
         return {"load": asdict(load), **_measured(trainer, load)}
 
 
@@ -103,12 +107,15 @@ def _measured(trainer: Trainer, load: Load) -> dict[str, Any]:
     # The moments of the optimizer are there from the first update on.
     trainer.experiment = experiment.model_copy(update={"max_new_tokens": load.warm_tokens})
     trainer.step(0)
+    attention = _attention(trainer) if load.device == "cuda" else {}
     trainer.experiment = experiment
-    sampled, longest = _step(trainer, meter)
+    sampled, longest, same = _step(trainer, meter)
     estimate = needs(
         shape_of(pair.student), shape_of(pair.teacher), experiment, runtime, longest
     )  # fmt: skip
     return {
+        "attention": attention,
+        "same_gradient_twice": same,
         "prompt_tokens": longest,
         "sampled_tokens": sampled,
         "seconds": meter.seconds,
@@ -120,8 +127,28 @@ def _measured(trainer: Trainer, load: Load) -> dict[str, Any]:
     }
 
 
-def _step(trainer: Trainer, meter: Meter) -> tuple[int, int]:
-    """(sampled tokens, tokens of the longest prompt) of one step, taken apart."""
+def _attention(trainer: Trainer) -> dict[str, float]:
+    """Seconds of a position with cuDNN's attention, which the engine turns off, and without."""
+    found = {}
+    for name, step, on in (("cudnn", 2, True), ("torch", 3, False)):
+        torch.backends.cuda.enable_cudnn_sdp(on)
+        with trainer.accelerator.autocast():
+            start = now(trainer.accelerator.device)
+            rollout = trainer.rollout(step)
+            passed = now(trainer.accelerator.device) - start
+        found[name] = passed / rollout.token_BT.shape[1]
+    return found
+
+
+def _fingerprint(trainer: Trainer) -> list[float]:
+    """A number of each parameter's gradient."""
+    own = trainer.pair.student.parameters()
+    return [float(p.grad.double().square().sum()) for p in own if p.grad is not None]
+
+
+def _step(trainer: Trainer, meter: Meter) -> tuple[int, int, bool]:
+    """One step, taken apart: sampled tokens, tokens of the longest prompt, and whether the same
+    gradient, computed twice, is the same to the last bit."""
     setup = trainer.setup
     with trainer.accelerator.autocast():
         rollout = meter.measure("rollout", lambda: trainer.rollout(1))
@@ -150,7 +177,13 @@ def _step(trainer: Trainer, meter: Meter) -> tuple[int, int]:
         meter.measure("loss", lambda: loss(selection))
         everything = Selection.of_weights(rollout.mask_BT.float())
         meter.measure("loss_of_all", lambda: loss(everything))
-    return int(rollout.mask_BT.sum()), int(rollout.prompt_length_B.max())
+        prints = []
+        for _ in range(2):
+            setup.optimizer.zero_grad()
+            trainer.gradient(rollout, everything, teacher_ND)
+            prints.append(_fingerprint(trainer))
+    sampled, longest = int(rollout.mask_BT.sum()), int(rollout.prompt_length_B.max())
+    return sampled, longest, prints[0] == prints[1]
 
 
 def main() -> None:

@@ -264,3 +264,30 @@ def test_a_device_that_one_run_chose_does_not_bind_the_next():
     assert PartialState()._cpu
     make_accelerator(Experiment(), Runtime(device="auto"))
     assert not PartialState()._cpu
+
+
+def test_fsdp_as_accelerate_starts_it_on_devices_does_what_one_process_does(tmp_path):
+    """The whole command, on two processes of a CPU that accelerate takes for devices."""
+    flags = ["run", "--selector", "teachability", "--keep", "0.2", "--prompts-per-step", "6",
+             "--max-new-tokens", "10", "--steps", "2", "--eval-items", "8", "--pair",
+             str(pair_folder()), "--progress", "off"]  # fmt: skip
+    sharded = {
+        "ACCELERATE_TORCH_DEVICE": "cpu", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    }  # fmt: skip
+    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port(),
+           str(HERE / "fsdp_on_cpu.py")]  # fmt: skip
+    found = []
+    for name, command, more in (("one", ["-m", "bench"], {}), ("two", two, sharded)):
+        done = subprocess.run(
+            [sys.executable, *command, *flags, "--runs-dir", str(tmp_path / name)],
+            capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **more},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        (run,) = [path.parent for path in (tmp_path / name).glob("*/record.json")]
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        record = json.loads((run / "record.json").read_text())
+        found.append(([line["loss"] for line in lines], record["provenance"]["processes"]))
+    (one, single), (other, both) = found
+    assert (single, both) == (1, 2)
+    assert other == pytest.approx(one, rel=1e-5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from on_gpu import apart, minus, trained
+from on_gpu import apart, minus, most_apart, trained
 from safetensors.torch import load_file
 from steps import metrics_lines, trainer
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -92,43 +92,45 @@ def test_the_teachers_memory_is_free_while_it_waits():
         assert offloaded._home[0].is_pinned()
 
 
-SHARDED = (
-    "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",
-)  # fmt: skip
-ONE_DDP = ("--multi_gpu",)
+LAUNCHED = {
+    "fsdp2": [
+        "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2",
+        "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--num_processes", "1",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "29555", "-m",
+    ],
+    "ddp": ["torch.distributed.run", "--nproc_per_node", "1", "--master_port", "29556", "-m"],
+}  # fmt: skip
+"""Launchers that start one process on the one device that is here, with NCCL."""
 
 
-@pytest.mark.parametrize("how", ["fsdp2", "ddp"])
-def test_one_process_of_a_launcher_does_what_no_launcher_does(tmp_path, measured, how):
-    """FSDP2 and DDP with NCCL, started by accelerate, on the one device that is here."""
+def launched(folder: Path, launcher: list[str]):
+    """A run's losses and trained weights, float64."""
     flags = [
         "run", "--selector", "teachability", "--keep", "0.2", "--prompts-per-step", "16",
         "--max-new-tokens", "48", "--steps", "4", "--eval-items", "16", "--device", "cuda",
-        "--progress", "lines",
+        "--progress", "lines", "--runs-dir", str(folder),
     ]  # fmt: skip
-    launch = ["accelerate.commands.launch", *(SHARDED if how == "fsdp2" else ONE_DDP)]
-    launch += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
-               "--dynamo_backend", "no", "--main_process_port", "29555", "-m"]  # fmt: skip
-    found = []
-    for name, before in (("alone", []), (how, launch)):
-        command = [sys.executable, "-m", *before, "bench", *flags, "--runs-dir", tmp_path / name]
-        done = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, timeout=300,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        (run,) = [path.parent for path in Path(tmp_path / name).glob("*/record.json")]
-        record = json.loads((run / "record.json").read_text())
-        losses = [json.loads(line)["loss"] for line in metrics_lines(run)]
-        found.append((losses, load_file(run / "model" / "model.safetensors"), record))
-    (alone, here, _), (launched, there, record) = found
-    assert record["provenance"]["device"] == "cuda"
-    measured |= {
-        "loss": max(abs(a / b - 1) for a, b in zip(launched, alone, strict=True)),
-        "weights": apart(
-            {name: value.double() for name, value in there.items()},
-            {name: value.double() for name, value in here.items()},
-        ),
-    }
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "bench", *flags], capture_output=True, text=True,
+        timeout=300, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    (run,) = [path.parent for path in folder.glob("*/record.json")]
+    assert json.loads((run / "record.json").read_text())["provenance"]["device"] == "cuda"
+    losses = [json.loads(line)["loss"] for line in metrics_lines(run)]
+    found = load_file(run / "model" / "model.safetensors")
+    return losses, {name: value.double() for name, value in found.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return launched(tmp_path_factory.mktemp("alone"), [])
+
+
+@pytest.mark.parametrize("how", LAUNCHED)
+def test_one_process_of_a_launcher_does_what_no_launcher_does(tmp_path, measured, alone, how):
+    losses, weights = launched(tmp_path, LAUNCHED[how])
+    measured |= {"loss": most_apart(losses, alone[0]), "weights": apart(weights, alone[1])}
     assert measured["loss"] <= 1e-4
     assert measured["weights"] <= 1e-3
