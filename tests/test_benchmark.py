@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 
 from arms import Clock, Ours, Plain, responses, sample  # noqa: E402
+from gpu_page import PHASES, page  # noqa: E402
+from gpu_phases import Load, measure  # noqa: E402
 from settings import Setting  # noqa: E402
 
 from bench.train.displacement import Moved  # noqa: E402
@@ -37,6 +39,29 @@ def test_the_committed_page_holds_the_numbers_of_the_committed_rows():
     for row in json.loads((ROOT / "results" / "benchmark.json").read_text()):
         ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
         assert ratio in page, row
+
+
+def test_the_page_of_the_gpu_is_made_of_its_numbers_and_of_the_present_estimate():
+    found = json.loads((ROOT / "results" / "gpu.json").read_text())
+    assert (ROOT / "results" / "gpu.md").read_text() == page(found)
+    measured = found["phases"]
+    load = Load(**{**measured["load"], "sizes": tuple(measured["load"]["sizes"])})
+    assert load.estimate(measured["prompt_tokens"]) == measured["estimated_bytes"]
+    for phase, estimate in measured["estimated_bytes"].items():
+        assert 0.8 < measured["peak_bytes"][phase] / estimate < 1.05, phase
+
+
+def test_the_phases_of_a_gpu_are_measured_by_the_engines_own_functions():
+    """On the CPU, at small size."""
+    load = Load(("small", "double"), 700, 4, 12, 2, 4, 8, 4, "cpu", "float32")
+    found = measure(load)
+    assert found["sampled_tokens"] <= 4 * 12 and found["same_gradient_twice"]
+    assert set(found["peak_bytes"]) == set(found["seconds"]) == {*PHASES}
+    assert set(found["estimated_bytes"]) == {*PHASES} - {"loss_of_all"}
+
+
+def test_where_no_gpu_is_the_page_says_so():
+    assert "no CUDA device was reached" in page({})
 
 
 @pytest.fixture(scope="module")

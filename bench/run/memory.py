@@ -56,10 +56,15 @@ class Shape:
         return 2 * self.layers * self.kv_heads * self.head_dim * tokens * bytes_each
 
     def activation_bytes(self, tokens: int, bytes_each: int) -> int:
-        """Kept by one pass for its backward: inputs of norms, projections, attention and MLP."""
-        attention = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
-        layer = 6 * self.hidden + 2 * attention + 4 * self.intermediate
-        return self.layers * layer * tokens * bytes_each
+        """Kept by one pass for its backward: inputs of norms, projections, attention and MLP.
+
+        Under autocast the hidden states between layers, and what norms make of them, stay float32:
+        of the 24 bytes of a hidden number in float32 none is saved, and of the 16 of a query's 6.
+        """
+        hidden, head = (24, 16) if bytes_each == FLOAT else (26, 10)
+        layer = hidden * self.hidden + 4 * bytes_each * self.intermediate
+        layer += head * (self.heads + self.kv_heads) * self.head_dim
+        return self.layers * layer * tokens
 
     def recomputed_bytes(self, tokens: int, bytes_each: int) -> int:
         """Kept with gradient checkpointing: float32 inputs of layers, and one layer at a time."""

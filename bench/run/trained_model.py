@@ -36,10 +36,20 @@ def save_model(
     """
     try:
         with folder_written_whole(folder) as temporary:
-            model.save_pretrained(temporary, state_dict=state)
+            model.save_pretrained(temporary, state_dict=_written_once(model, state))
             tokenizer.save_pretrained(temporary)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise BenchError(f"the model could not be saved in {folder}: {error}") from error
+
+
+def _written_once(model: PreTrainedModel, state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Weights gathered from several processes, without a tied one's second name: it is no longer
+    the same memory, by which transformers would know it.
+    """
+    if state is None:
+        return None
+    tied = model.all_tied_weights_keys
+    return {name: value for name, value in state.items() if tied.get(name) not in state}
 
 
 def evaluate_checkpoint(

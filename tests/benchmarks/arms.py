@@ -72,9 +72,11 @@ def our_trainer(setting: Setting, rule: str = "full", keep: float = 1.0) -> Trai
 def sample(setting: Setting, folder: Path) -> None:
     """Every step's prompts and responses, into the folder."""
     trainer = our_trainer(setting)
-    steps, seed = range(setting.steps), trainer.experiment.seed
-    torch.save([trainer.rollout(step) for step in steps], folder / ROLLOUTS)
-    draws = [trainer.prompts.draw(step, setting.prompts, seed) for step in steps]
+    seed = trainer.experiment.seed
+    steps = range(1 if setting.repeats else setting.steps)
+    copies = setting.steps // len(steps)
+    torch.save([trainer.rollout(step) for step in steps] * copies, folder / ROLLOUTS)
+    draws = [trainer.prompts.draw(step, setting.prompts, seed) for step in steps] * copies
     texts = tuple(tuple(prompt.text for prompt in draw) for draw in draws)
     replace(setting, texts=texts).write(folder)
 

@@ -1,4 +1,4 @@
-"""The first hour on a GPU: checks against the CPU, memory by phase, speed, and a step against TRL's.
+"""The first hour on a GPU: checks against the CPU, memory and speed by phase, a step against TRL's.
 
     python tests/benchmarks/gpu.py [--out results] [--parts checks default phases trl]
 
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 TRL_SETTING = Setting(
     "gpu", "made", prompts=8, tokens=512, rounds=4, sizes=("Qwen3-0.6B", "Qwen3-1.7B"),
-    device="cuda", dtype="bfloat16",
+    device="cuda", dtype="bfloat16", repeats=True,
 )  # fmt: skip
 TRL_ARMS = ("trl", "full@1.0", "teachability@0.05")
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from settings import VOCABULARY, make_pair
+from settings import VOCABULARY, config_of, make_pair
+from transformers import Qwen3ForCausalLM
 
 from bench.core.clock import now
 from bench.core.config import Experiment, Runtime
@@ -50,6 +51,28 @@ class Load:
     device: str = "cuda"
     dtype: str = "bfloat16"
 
+    def experiment(self, pair: Path) -> Experiment:
+        return Experiment(
+            pair=str(pair), selector="teachability", keep=0.05, prompts_per_step=self.prompts,
+            max_new_tokens=self.tokens, eval_max_new_tokens=self.eval_tokens,
+            dtype=self.dtype,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def runtime(self, runs: Path) -> Runtime:
+        return Runtime(
+            runs_dir=runs, device=self.device, micro_batch=self.micro_batch,
+            rollout_batch=self.prompts, eval_batch=self.eval_items, progress="off",
+        )  # fmt: skip
+
+    def estimate(self, prompt_tokens: int) -> dict[str, int]:
+        """Phase -> the bytes that `bench doctor` says."""
+        with torch.device("meta"):
+            student, teacher = (
+                shape_of(Qwen3ForCausalLM(config_of(name, self.vocabulary))) for name in self.sizes
+            )
+        experiment, runtime = self.experiment(Path("pair")), self.runtime(Path("runs"))
+        return needs(student, teacher, experiment, runtime, prompt_tokens).phases
+
 
 class Meter:
     """Seconds and peak memory of each act."""
@@ -76,15 +99,7 @@ def measure(load: Load) -> dict[str, Any]:
         make_pair(folder / "pair", load.vocabulary, load.sizes, load.device)
         if load.device == "cuda":
             torch.cuda.empty_cache()
-        experiment = Experiment(
-            pair=str(folder / "pair"), selector="teachability", keep=0.05,
-            prompts_per_step=load.prompts, max_new_tokens=load.tokens,
-            eval_max_new_tokens=load.eval_tokens, dtype=load.dtype,  # type: ignore[arg-type]
-        )  # fmt: skip
-        runtime = Runtime(
-            runs_dir=folder / "runs", device=load.device, micro_batch=load.micro_batch,
-            rollout_batch=load.prompts, eval_batch=load.eval_items, progress="off",
-        )  # fmt: skip
+        experiment, runtime = load.experiment(folder / "pair"), load.runtime(folder / "runs")
         plan = make_plan(experiment, runtime)
         loaded = plan.load_pair()
         # Over the whole output layer: the ids that the small tokenizer lacks count as well.
@@ -110,9 +125,6 @@ def _measured(trainer: Trainer, load: Load) -> dict[str, Any]:
     attention = _attention(trainer) if load.device == "cuda" else {}
     trainer.experiment = experiment
     sampled, longest, same = _step(trainer, meter)
-    estimate = needs(
-        shape_of(pair.student), shape_of(pair.teacher), experiment, runtime, longest
-    )  # fmt: skip
     return {
         "attention": attention,
         "same_gradient_twice": same,
@@ -123,7 +135,7 @@ def _measured(trainer: Trainer, load: Load) -> dict[str, Any]:
             name: sampled / seconds for name, seconds in meter.seconds.items() if name != "evaluate"
         },
         "peak_bytes": meter.peak_bytes,
-        "estimated_bytes": estimate.phases,
+        "estimated_bytes": load.estimate(longest),
     }
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = 151_936
 """Logits of Qwen2.5 up to 3B and of Qwen3."""
@@ -30,6 +31,8 @@ class Setting:
     """Sizes of its student and teacher, by name."""
     device: str = "cpu"
     dtype: str = "float32"
+    repeats: bool = False
+    """Every step takes the responses of the first: sampling them takes longer than the steps."""
 
     @property
     def steps(self) -> int:
@@ -81,6 +84,25 @@ SIZES = {
 """Those of a released model as its config.json has them."""
 
 
+def config_of(name: str, vocabulary: int = VOCABULARY, layers: int | None = None) -> Any:
+    """The Qwen3 configuration of a size."""
+    from transformers import Qwen3Config
+
+    size = SIZES[name]
+    return Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=layers or size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        head_dim=size.head_dim,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+    )
+
+
 def make_pair(
     folder: Path, vocabulary: int, sizes: tuple[str, str] = ("small", "double"),
     device: str = "cpu", layers: int | None = None,
@@ -92,7 +114,7 @@ def make_pair(
     come out of the student. They are made on the device, where that is quicker.
     """
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3ForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     from bench.pairs.tiny.tokenizer import build_tokenizer
@@ -100,21 +122,9 @@ def make_pair(
     disable_progress_bar()
     tokenizer = build_tokenizer()
     for seed, (side, name) in enumerate(zip(("student", "teacher"), sizes, strict=True)):
-        size = SIZES[name]
-        config = Qwen3Config(
-            vocab_size=vocabulary,
-            hidden_size=size.hidden,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=layers or size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.kv_heads,
-            head_dim=size.head_dim,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        config = config_of(name, vocabulary, layers)
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
         torch.manual_seed(seed)
         with torch.device(device):
             model = Qwen3ForCausalLM(config)

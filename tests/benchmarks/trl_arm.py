@@ -1,8 +1,8 @@
 """TRL's DistillationTrainer as a side of the comparison: its own loop, stopped before each step.
 
-On-policy, reverse KL (beta = 1), one response a prompt, in the setting's precision. Where its defaults would cost
-time that the comparison does not ask for, they are turned off: gradient checkpointing, logging,
-saving, progress bars. Everything else is its default.
+On-policy, reverse KL (beta = 1), one response a prompt, in the setting's precision. Where its
+defaults would cost time that the comparison does not ask for, they are turned off: gradient
+checkpointing, logging, saving, progress bars. Everything else is its default.
 """
 
 import tempfile

@@ -35,29 +35,27 @@ def test_the_cache_is_keys_and_values_of_every_layer():
     assert shape.cache_bytes(3 * 7, 4) == held
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen2"])
-def test_activations_are_near_what_autograd_keeps(architecture):
+@pytest.mark.parametrize("dtype, bytes_each", [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize("architecture, most", [("qwen3", 1.02), ("qwen2", 1.4)])
+def test_activations_are_what_autograd_keeps(architecture, most, dtype, bytes_each):
+    """Of Qwen3 to 2 %; Qwen2, which normalises no queries and keys, keeps less than is said."""
     config_class, model_class = CLASSES[architecture]
-    model = model_class(
-        config_class(
-            vocab_size=64, hidden_size=64, intermediate_size=192, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        )
-    )  # fmt: skip
-    kept: dict[int, int] = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = model.model(torch.zeros(4, 32, dtype=torch.int64), use_cache=False)
-    held = sum(size for place, size in kept.items() if place not in weights)
-    assert hidden.last_hidden_state.requires_grad
-    estimate = shape_of(model).activation_bytes(4 * 32, 4)
-    assert 0.6 < estimate / held < 1.7
+    held = []
+    for layers in (2, 6):
+        torch.manual_seed(0)
+        model = model_class(
+            config_class(
+                vocab_size=700, hidden_size=64, intermediate_size=192, num_hidden_layers=layers,
+                num_attention_heads=6, num_key_value_heads=2, head_dim=16,
+            )
+        )  # fmt: skip
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            held.append(kept_bytes(model, torch.zeros(4, 37, dtype=torch.int64)))
+    # Autocast's copies of the weights are counted by themselves.
+    matrices = [p.numel() for p in model.model.layers[:4].parameters() if p.ndim == 2]
+    copies = 2 * sum(matrices) if bytes_each == 2 else 0
+    estimate = shape_of(model).activation_bytes(4 * 37, bytes_each) * 4 / 6
+    assert 0.97 < estimate / (held[1] - held[0] - copies) < most
 
 
 @pytest.mark.parametrize(

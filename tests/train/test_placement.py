@@ -12,7 +12,6 @@ from small_pair import loaded_pair, pair_folder, rollout
 from steps import run_steps, same, trainer, weights
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.core.errors import ConfigError
 from bench.core.logits import head_logits
