@@ -78,7 +78,7 @@ def open_trainer(plan: Plan, loaded: LoadedPair, runtime: Runtime) -> Trainer:
     prompts = plan.prompts.prepare(loaded.tokenizer, loaded.chat)
     shadow = None
     if runtime.shadow or runtime.token_bank:
-        shadow = Shadow(plan.panel, plan.experiment, runtime, loaded, plan.folder)
+        shadow = Shadow(plan.panel, plan.experiment, runtime, loaded, plan.folder, prompts)
     return Trainer(plan.experiment, runtime, loaded, prompts, plan.folder, shadow)
 
 

@@ -19,6 +19,7 @@ its own; the run's numbers are those of a run without it. A line of `shadow.json
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from bench.selection.signals import SIGNAL_NAMES, TokenSignals, with_signals
 from bench.shadow.panel import Panel, Spend, choose, compare, group_tokens
 from bench.shadow.token_bank import BankedStep, write_step
 from bench.shadow.token_classes import vocabulary_classes, vocabulary_texts
+from bench.tasks.prompts import PromptSet
 from bench.train.extra_signals import FREE
 from bench.train.hidden_states import PassSettings, chunks, hidden_states
 from bench.train.logit_gradients import logit_gradient_norm, measured_objective
@@ -62,8 +64,10 @@ class Shadow:
         runtime: Runtime,
         pair: LoadedPair,
         folder: RunFolder,
+        prompts: PromptSet,
     ):
         self.panel, self.experiment, self.runtime, self.folder = panel, experiment, runtime, folder
+        self.prompts, self.pair = prompts, pair
         self.log_every = runtime.shadow_every if runtime.shadow else 0
         size = pair.vocabulary.size
         self.class_V = vocabulary_classes(pair.tokenizer, size, pair.student_stop_ids)
@@ -137,13 +141,30 @@ class Shadow:
             groups = group_tokens(signals, self.class_V)
             self.folder.append_shadow(line | compare(choices, signals, groups, gradient_N))
         if self.banks(step):
-            facts = {**head, "run_id": self.folder.path.name, "k": self.experiment.k,
-                     "scope": spend.scope, "ties": spend.ties}  # fmt: skip
+            facts = {**head, "run_id": self.folder.path.name, "pair": self.experiment.pair,
+                     "seed": spend.seed, "k": self.experiment.k, "scope": spend.scope,
+                     "ties": spend.ties, **self.asked(step, rollout)}  # fmt: skip
             banked = BankedStep(
                 step + 1, rollout, signals, choices, selected_BT, weight_BT, gradient_N,
                 self.class_V, self.text_V, facts,
             )  # fmt: skip
             write_step(self.folder.token_bank, banked)
+
+    def asked(self, step: int, rollout: Rollout) -> dict[str, Any]:
+        """The step's prompts with their right answers, and which responses give them."""
+        experiment = self.experiment
+        drawn = self.prompts.draw(step, experiment.prompts_per_step, experiment.seed)
+        by_id = {prompt.id: prompt for prompt in drawn}
+        correct: list[bool | None] = []
+        for prompt_id, token_T, length in zip(
+            rollout.prompt_id_B, rollout.token_BT.tolist(), rollout.length_B, strict=True
+        ):
+            prompt = by_id[prompt_id]
+            text = self.pair.tokenizer.decode(token_T[:length], skip_special_tokens=True)
+            right = self.prompts.is_correct(prompt, str(text)) if prompt.answer else None
+            correct.append(right)
+        prompts = {prompt.id: {"text": prompt.text, "answer": prompt.answer} for prompt in drawn}
+        return {"prompts": prompts, "correct": correct}
 
     def spend(self, step: int, rollout: Rollout) -> Spend:
         experiment = self.experiment

@@ -22,8 +22,10 @@ all steps of a run as one frame. One line per token under the mask, in row-major
     mask_<rule>         bool     what that rule keeps at the panel's budget
 
 The file's metadata (`pyarrow.parquet.read_schema(...).metadata`, key `opd_bench`) is JSON: format
-version, run id, step, keep, scope, ties, K, objective of the gradient, rules and signals, skipped
-rules. Each signal's field carries its definition as `description`.
+version, run id, pair, seed, step, keep, scope, ties, K, objective of the gradient, rules and
+signals, skipped rules; `prompts` (id -> text and right answer), `correct` (of each response of the
+batch: true, false, or null where no right answer is known), and `texts`, the token of each id of a
+top-K list. Each signal's field carries its definition as `description`.
 """
 
 import ast
@@ -45,7 +47,7 @@ from bench.shadow.panel import Choices
 from bench.shadow.token_classes import TOKEN_CLASSES
 from bench.train.rollout import Rollout
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def bank_table(banked: BankedStep) -> pa.Table:
         "rules": list(choices.labels),
         "signals": list(of_signals),
         "skipped": dict(choices.skipped),
+        "texts": {str(token): banked.text_V[token] for token in _listed(signals)},
         **banked.facts,
     }
     fields = [
@@ -127,6 +130,18 @@ def _signal_columns(signals: TokenSignals) -> dict[str, pa.Array]:
             value_N.float() if value_N.is_floating_point() else value_N.int()
         )
     return columns
+
+
+def _listed(signals: TokenSignals) -> list[int]:
+    """Every id of a top-K list under the mask."""
+    lists = (signals.student_topk_id_BTK, signals.teacher_topk_id_BTK)
+    found = {
+        token
+        for ids in lists
+        if ids is not None
+        for token in ids[signals.mask_BT].unique().tolist()
+    }
+    return sorted(found)
 
 
 def write_step(folder: Path, banked: BankedStep) -> None:
