@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test fire lint results baselines benchmark gpu clean
+.PHONY: demo test fire lint results tokens vendor baselines benchmark gpu clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,12 +31,24 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	if command -v npx > /dev/null; then cd bench/report/assets && npx --yes eslint@10.15.0 *.js; fi
 
 # Tables and figures from results/rows.jsonl, and the README's headline.
 results: .venv/.installed
 	$(BIN)/bench leaderboard --out results
 	$(BIN)/bench leaderboard results/mismatch/rows.jsonl --out results/mismatch
+	$(BIN)/bench report --out results/report.html
 	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
+
+# Responses token by token for the page: a run of each embedded pair, all rules beside it.
+TOKENS := --steps 20 --token-bank 20 --shadow all --shadow-every 5 --log-signals gain_BT --eval-items 64
+tokens: .venv/.installed
+	for pair in tiny-qwen3 tiny-qwen2.5; do $(BIN)/bench run --pair $$pair $(TOKENS) --runs-dir runs/tokens; done
+	$(BIN)/python -m bench.report.sample runs/tokens results/tokens
+
+# The libraries that the page carries, from the npm registry, checked against their sums.
+vendor: .venv/.installed
+	$(BIN)/python -m bench.report.vendor
 
 # Scores of the embedded pairs before training, which ship with them: after a change of evaluation.
 baselines: .venv/.installed

@@ -13,6 +13,7 @@ from bench.cli.diagnose import diagnose
 from bench.cli.groups import GroupedApp, default_text
 from bench.cli.leaderboard import compare, leaderboard
 from bench.cli.pairs import pairs_app
+from bench.cli.report import report
 from bench.cli.run import doctor, evaluate, merge, run
 from bench.cli.runs import runs_app
 from bench.cli.selectors import selectors_app
@@ -46,6 +47,7 @@ for command in (
     diagnose,
     leaderboard,
     compare,
+    report,
     overlap,
     artefacts,
 ):

@@ -94,7 +94,7 @@ def leaderboard(
     found, tunings = read_results(rows)
     published = PUBLISHED.read_text(encoding="utf-8")
     tables = make_tables(found, tunings, versions)
-    named = _claims_of(rows or (RESULTS,), claims)
+    named = claims_of(rows or (RESULTS,), claims)
     repeated = repeats(count_versions(found, versions).rows)
     fronts = fronts_of(found, tunings)
     made = pages.documents(tables, published, named, repeated, fronts)
@@ -114,7 +114,7 @@ def leaderboard(
         fail(f"stale in {place}: {', '.join(stale)}; --out {place} writes them again", 1)
 
 
-def _claims_of(rows: Sequence[Path], files: Sequence[Path]) -> "list[NamedClaims]":
+def claims_of(rows: Sequence[Path], files: Sequence[Path]) -> "list[NamedClaims]":
     """The claims of these sweep files; without files, of those of SWEEPS that name the rows.
 
     Raises ConfigError for a file without claims.

@@ -53,7 +53,7 @@ def records(tables: Iterable[Table]) -> list[dict[str, Any]]:
     return [_record(table, line) for table in tables for line in table.lines]
 
 
-def _kind(line: Line, table: Table) -> str:
+def kind_of(line: Line, table: Table) -> str:
     """baseline | score | weight | own budget."""
     if not line.runs:
         return "baseline"
@@ -65,7 +65,7 @@ def _kind(line: Line, table: Table) -> str:
 def _record(table: Table, line: Line) -> dict[str, Any]:
     record: dict[str, Any] = {
         "pair": table.pair, "task": table.task, "regime": table.regime,
-        "kind": _kind(line, table),
+        "kind": kind_of(line, table),
         "selector": line.selector or line.label, "params": line.params,
         "keep": line.keep if line.runs else None,
         "seeds": len(line.runs) or None, "items": table.items, "accuracy": line.accuracy,
