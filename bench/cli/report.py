@@ -52,7 +52,7 @@ def report(
 ) -> None:
     """Make one HTML file that needs no network: verdicts, leaderboard, curves, tokens.
 
-    Examples: `bench report RUN`, `bench report runs/rows.jsonl --out mine.html`
+    Example: `bench report RUN`
 
     A run's tokens are shown where it was made with --token-bank, what rules share where with
     --shadow. A file that is not such a page is never replaced.

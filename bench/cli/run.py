@@ -1,5 +1,6 @@
 """`bench run`, `eval`, `merge`, `doctor`: one experiment, one checkpoint, one pair."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -179,6 +180,8 @@ def print_record(record: "RunRecord") -> None:
     out.print(told)
     for task, change in record.change.items():
         out.print(f"[bold]verdict[/bold]  {task}: {verdict(change)}")
+    # Where it lies, so that the line can be typed as it stands.
+    out.print(f"a page of it: bench report {escape(shlex.quote(record.folder))}", highlight=False)
 
 
 def verdict(change: Mapping[str, Any]) -> str:

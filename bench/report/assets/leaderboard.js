@@ -47,7 +47,7 @@ function leaderboardSection() {
       pick("family", "family", unique(infos.map((i) => i.family).filter(Boolean)).sort()),
       pick("cost class", "cost", unique(infos.map((i) => i.cost).filter(Boolean)).sort()),
       pick("kind", "kind", values((l) => l.kind))),
-    h("p", { class: "soft" }, "Points of accuracy from `full` and from `random` at the same keep, seeds and items, with 95 % intervals of one comparison; verdicts are Holm-adjusted over their table. A rule's name opens its formula, seeds and runs."),
+    h("p", { class: "soft" }, "Points of accuracy from full and from random at the same keep, seeds and items, with 95 % intervals of one comparison; verdicts are Holm-adjusted over their table. A rule's name opens its formula, seeds and runs."),
     table.element);
   show();
 }

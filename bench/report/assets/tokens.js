@@ -203,7 +203,7 @@ function topList(bank, token, caption, side) {
     const bar = (value, kind) => {
       const made = h("span", { class: `bar ${kind}`, "aria-hidden": "true" });
       made.style.width = `${Math.round(60 * value)}px`;
-      return h("td", {}, made, ` ${percent(value)} %`);
+      return h("td", { class: "share" }, made, ` ${percent(value)} %`);
     };
     const text = bank.texts[bank.list[`${side}_text`][at]];
     rows.push(h("tr", {}, h("th", { scope: "row", class: "word" }, untrusted(text.replace("\n", "⏎"), "span", "code")), bar(p, "p"), bar(q, "q"), h("td", { class: "n" }, signed(q - p))));
