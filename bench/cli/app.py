@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from importlib.metadata import version
 
 from cyclopts import CycloptsError, Parameter
@@ -30,6 +31,8 @@ app = GroupedApp(
     help="""The benchmark for selective on-policy distillation.
 
     Example: `bench run --selector teachability --keep 0.05`
+
+    With --traceback, an error also shows where it came from.
     """,
     default_parameter=Parameter(show_default=default_text),
     version=lambda: version("opd-bench"),
@@ -62,12 +65,16 @@ def main(arguments: list[str] | None = None) -> None:
     _main(arguments)
 
 
+TRACEBACK = "--traceback"
+
+
 def _main(arguments: list[str] | None = None) -> None:
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # Also outside a run, while things load or are drawn, a signal ends with one line.
         with StopRequest(leaves=True).installed(for_good=arguments is None):
             app(
-                sys.argv[1:] if arguments is None else arguments,
+                [argument for argument in given if argument != TRACEBACK],
                 exit_on_error=False,
                 print_error=False,
             )
@@ -77,6 +84,8 @@ def _main(arguments: list[str] | None = None) -> None:
     except ValidationError as error:
         fail(one_line(error), 2)
     except BenchError as error:
+        if TRACEBACK in given:
+            traceback.print_exception(error)
         fail(str(error), error.exit_code, error.process)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 3)

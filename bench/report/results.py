@@ -6,7 +6,7 @@ from typing import Any
 from bench.core.errors import ConfigError
 from bench.selection.registry import get_selector
 from bench.tables.claims import Answer
-from bench.tables.families import dials, k_groups
+from bench.tables.families import SETTINGS, dials, k_groups
 from bench.tables.figures import seed_curves
 from bench.tables.pages import kind_of
 from bench.tables.table import Comparison, Line, Table
@@ -121,7 +121,7 @@ def curves_data(tables: Iterable[Table]) -> list[dict[str, Any]]:
 def dials_data(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """Accuracy of each rule along what several tables differ in: a pair's number, settings, K."""
     found = []
-    for dial in dials(tables):
+    for dial in dials(tables, (*SETTINGS, ("learning_rate",))):
         series = [
             _series(label, keep, lines) for (keep, label), lines in sorted(dial.lines().items())
         ]

@@ -17,6 +17,7 @@ from bench.pairs.adapters import check_peft
 from bench.pairs.agreement import pair_chat
 from bench.pairs.models import LoadedPair, content_sha256, load_pair, load_tokenizer
 from bench.pairs.pair import Pair, label_of, pair_of, settings_of
+from bench.selection.contract_batch import VOCABULARY, make_batch
 from bench.selection.grammar import is_expression
 from bench.selection.registry import Selector, get_selector
 from bench.selection.selector import REWORDED
@@ -66,6 +67,13 @@ class Plan:
         """Teacher and student have the same files, and only adapters are trained."""
         same = self.points_to["teacher"] == self.points_to["student"]
         return bool(self.experiment.lora) and same
+
+    def check_rule(self) -> None:
+        """Raise SelectorError, before a model is loaded, for a rule that fails on a small batch of
+        random logits: a rule of one's own is wrong in seconds, not after the baselines."""
+        experiment = self.experiment
+        rule = get_selector(experiment.selector, **experiment.selector_params)
+        rule(make_batch().signals(k=min(experiment.k, VOCABULARY)))
 
     def check_data(self) -> None:
         """Raise ConfigError, before a model is loaded, for a data file that is not here."""

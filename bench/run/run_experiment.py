@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
+import torch
+
 from bench.core.config import Experiment, Runtime, rows_file
 from bench.core.errors import Stopped
 from bench.core.failure import forget_failure, keep_failure
@@ -21,12 +23,13 @@ from bench.run.evaluations import Baseline, Evaluations, Results
 from bench.run.plan import Plan, make_plan, of_pair_text
 from bench.run.preflight import preflight, refuse_failures
 from bench.run.trained_model import save_model, scores_of
+from bench.selection.registry import get_selector
 from bench.shadow.shadow import Shadow
 from bench.tasks.prompt_file import FilePrompts
 from bench.tasks.protocol import asking_of, task_settings
-from bench.train.checkpoints import full_state
+from bench.train.checkpoints import full_state, last_checkpoint
 from bench.train.loop import train
-from bench.train.metrics import Totals
+from bench.train.metrics import Timer, Totals
 from bench.train.trainer import Trainer
 from bench.train.vllm_rollout import require_vllm
 
@@ -49,6 +52,7 @@ def run_experiment(
     if plan.experiment.rollout == "vllm":
         require_vllm()
     plan.check_data()
+    plan.check_rule()
     processes = Processes(make_accelerator(plan.experiment, runtime))
     with ExitStack() as held:
         processes.lead(lambda: held.enter_context(plan.folder.lock()) and None)
@@ -127,6 +131,7 @@ def _run(
     processes = trainer.processes
     processes.lead(lambda: _open_folder(plan, trainer, commits, progress))
     reset_peak_memory(trainer.accelerator.device.type)
+    _try_rule(trainer)
     asking = asking_of(experiment, loaded.chat)
     evaluations = Evaluations(runtime, asking, folder.log, progress, processes)
     results = evaluations.baselines(
@@ -148,6 +153,26 @@ def _run(
         folder.write_record(_record(plan, totals, results, evaluations, trainer, peak), values)
 
     processes.lead(write)
+
+
+def _try_rule(trainer: Trainer) -> None:
+    """A rule that does not ship scores the first step's tokens before anything dear is done.
+
+    It is one of its own, whose memory takes no step; nothing of the run is changed by it.
+    Raises SelectorError.
+    """
+    experiment, setup = trainer.experiment, trainer.setup
+    rule = get_selector(experiment.selector, **experiment.selector_params)
+    begun = last_checkpoint(trainer.folder.checkpoints) is not None
+    if begun or setup.vllm is not None or rule.ships:
+        return
+    totals, trainer.totals = trainer.totals, Totals()
+    with trainer.accelerator.autocast():
+        rollout = trainer.rollout(0)
+        signals, _ = trainer.signals(rollout, 0, Timer({}, trainer.accelerator.device))
+        with torch.autocast(trainer.accelerator.device.type, enabled=False):
+            rule(signals)
+    trainer.totals = totals
 
 
 def _open_folder(

@@ -41,15 +41,15 @@ class Batch:
     mask_BT: Tensor
     row_key_B: tuple[str, ...]
 
-    def signals(self, step: int = STEP) -> TokenSignals:
-        """Every signal that a rule may read."""
+    def signals(self, step: int = STEP, k: int = K) -> TokenSignals:
+        """Every signal that a rule may read; `k` is at most VOCABULARY."""
         token_BT1 = self.token_BT[..., None].clamp(min=0)
         return signals_from_logits(
             self.student_logits_BTV,
             self.teacher_logits_BTV,
             self.token_BT,
             self.mask_BT,
-            k=K,
+            k=k,
             seed=SEED,
             step=step,
             row_key_B=self.row_key_B,
@@ -59,7 +59,7 @@ class Batch:
                 "one_change_logprob_BT": _picked(self.one_change_logits_BTV, token_BT1),
                 "negative_logprob_BT": _picked(self.negative_logits_BTV, token_BT1),
                 "reference_logprob_on_student_topk_BTK": _on_top(
-                    self.reference_logits_BTV, self.student_logits_BTV, self.mask_BT
+                    self.reference_logits_BTV, self.student_logits_BTV, self.mask_BT, k
                 ),
                 **dict(zip(JSDS, self.jsd_BT4.unbind(-1), strict=True)),
                 "stop_BT": self.stop_BT,
@@ -99,10 +99,10 @@ def _picked(logits_BTV: Tensor, token_BT1: Tensor) -> Tensor:
     return log_softmax(logits_BTV).gather(-1, token_BT1)[..., 0]
 
 
-def _on_top(logits_BTV: Tensor, of_BTV: Tensor, mask_BT: Tensor) -> Tensor:
+def _on_top(logits_BTV: Tensor, of_BTV: Tensor, mask_BT: Tensor, k: int) -> Tensor:
     """Log-probabilities at the K best ids of other logits, as the engine finds those."""
-    best_NK = log_softmax(of_BTV[mask_BT]).topk(K, -1).indices
-    found_BTK = torch.full((*mask_BT.shape, K), torch.nan)
+    best_NK = log_softmax(of_BTV[mask_BT]).topk(k, -1).indices
+    found_BTK = torch.full((*mask_BT.shape, k), torch.nan)
     found_BTK[mask_BT] = log_softmax(logits_BTV[mask_BT]).gather(-1, best_NK)
     return found_BTK
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.core.errors import ConfigError, unknown_name
@@ -100,11 +101,17 @@ class Selector:
                 raise SelectorError(f"selector {self.name!r} {error}") from None
             except Exception as error:  # a user's rule may raise anything; the message names it
                 raise SelectorError(
-                    f"selector {self.name!r} failed: {type(error).__name__}: {error} "
-                    f"({self._reads()})"
+                    f"selector {self.name!r} failed{self._where(error)}: {type(error).__name__}: "
+                    f"{error} ({self._reads()})"
                 ) from error
         self._check(score_BT, signals.mask_BT)
         return score_BT
+
+    def _where(self, error: Exception) -> str:
+        """` at FILE:LINE`, the line of the rule's own file that an error came from."""
+        file = inspect.getsourcefile(inspect.unwrap(self.rule))
+        lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == file]
+        return f" at {Path(file).name}:{lines[-1]}" if file and lines else ""
 
     def score_unchecked(self, signals: "TokenSignals") -> Any:
         """What the rule returns for these signals, whatever it declares; a memory takes a step."""
@@ -181,6 +188,11 @@ class Selector:
     def step_keep(self) -> float:
         """The budget that the rule set for the batch it has just scored (only with sets_keep)."""
         return self.parts[0].step_keep if self.parts else self.memory.state["keep"]
+
+    @property
+    def ships(self) -> bool:
+        """Is it made of this package's own code alone, which its tests have called?"""
+        return self.rule.__module__.startswith("token_selectors.")
 
     @property
     def has_memory(self) -> bool:

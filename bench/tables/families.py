@@ -67,10 +67,10 @@ SETTINGS = (("max_new_tokens",), ("scope", "normalize"))
 """Settings that are dials: of several, every combination is a value."""
 
 
-def dials(tables: Sequence[Table]) -> list[Dial]:
+def dials(tables: Sequence[Table], settings: Sequence[tuple[str, ...]] = SETTINGS) -> list[Dial]:
     """Families of at least FEWEST tables: pairs that state another number each, then settings."""
     usable = [t for t in tables if not t.has_no_keep and t.tuning is None and t.arms()]
-    return [*_pair_dials(usable), *_setting_dials(usable)]
+    return [*_pair_dials(usable), *_setting_dials(usable, settings)]
 
 
 def _pair_dials(tables: Sequence[Table]) -> list[Dial]:
@@ -85,9 +85,9 @@ def _pair_dials(tables: Sequence[Table]) -> list[Dial]:
     ]
 
 
-def _setting_dials(tables: Sequence[Table]) -> list[Dial]:
+def _setting_dials(tables: Sequence[Table], settings: Sequence[tuple[str, ...]]) -> list[Dial]:
     found = []
-    for names in SETTINGS:
+    for names in settings:
         groups: dict[str, dict[tuple[Value, ...], Table]] = defaultdict(dict)
         for table in tables:
             shared = {n: v for n, v in table.changes.items() if n not in names}

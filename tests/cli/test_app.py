@@ -138,3 +138,17 @@ def test_the_version_is_the_packages(capsys):
     code, out, _ = call(capsys, "--version")
     assert (code, out.strip()) == (0, version("opd-bench"))
     assert bench.__version__ == version("opd-bench") != "0.0.0"
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from bench import selector\n\n\n@selector('own', needs=['student_entropy_BT'])\n"
+        "def own(signals):\n    '''Fails.'''\n    raise KeyError('gone')\n"
+    )
+    flags = ("run", "--selector", f"{file}:own", "--runs-dir", tmp_path / "runs")
+    code, _, err = call(capsys, *flags)
+    assert code != 0 and "Traceback" not in err
+    assert "failed at own.py:7: KeyError: 'gone'" in err
+    code, _, err = call(capsys, *flags, "--traceback")
+    assert code != 0 and "Traceback" in err and 'own.py", line 7' in err

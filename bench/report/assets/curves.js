@@ -78,7 +78,7 @@ function dialCurves() {
       return { name, points: one.points.map((p) => point(name, p.value, `${dial.title} ${p.value}`, p)) };
     });
     return lines(`Accuracy by ${dial.title}, ${dial.where}.`, inOrder(series, (one) => one.name.split(" ")[0]),
-      { x: { label: dial.title, type: numeric ? "linear" : "point" }, y: { label: "accuracy, %" } });
+      { x: { label: dial.title, type: numeric ? (dial.title === "learning_rate" ? "log" : "linear") : "point" }, y: { label: "accuracy, %" } });
   });
 }
 
