@@ -40,13 +40,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(words in said for words in NO_MEMORY)
 
 
+FEW = 12
+"""Names that are listed beside the nearest."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is not in `known`: suggests the nearest and lists all."""
+    """The error for a name that is not in `known`: suggests the nearest, or lists all; of a few
+    names, both.
+    """
     known = sorted(known)
     near = get_close_matches(name[:200], known, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
     shown = repr(name) if len(name) <= 120 else f"{name[:60]!r}… of {len(name):,} characters"
-    return ConfigError(f"{kind}: unknown name {shown};{hint} known: {', '.join(known)}")
+    listed = "" if near and len(known) > FEW else f" known: {', '.join(known)}"
+    return ConfigError(f"{kind}: unknown name {shown};{hint}{listed}")
 
 
 class RunInUse(BenchError):

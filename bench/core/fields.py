@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,24 @@ Parameter = bool | int | float | str
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __init__(self, **data: Any) -> None:
+            """Raises ConfigError, as `parse` does."""
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                raise ConfigError(one_line(error)) from None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **arguments: Any) -> None:
+        """help() lists the fields with their definitions and defaults."""
+        lines = [f"{cls.__doc__ or cls.__name__}", ""]
+        for name, field in cls.model_fields.items():
+            said = " ".join((field.description or "").split())
+            lines.append(f"    {name} = {field.default!r}: {said}")
+        cls.__doc__ = "\n".join(lines)
 
     @model_validator(mode="before")
     @classmethod

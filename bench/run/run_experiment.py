@@ -52,7 +52,6 @@ def run_experiment(
     if plan.experiment.rollout == "vllm":
         require_vllm()
     plan.check_data()
-    plan.check_rule()
     processes = Processes(make_accelerator(plan.experiment, runtime))
     with ExitStack() as held:
         processes.lead(lambda: held.enter_context(plan.folder.lock()) and None)
@@ -125,6 +124,7 @@ def _run(
     on_curve: OnCurve | None,
 ) -> None:
     experiment, folder = plan.experiment, plan.folder
+    plan.check_rule()
     loaded = plan.load_pair()
     commits = {"teacher": commit_of(loaded.teacher), "student": commit_of(loaded.student)}
     trainer = open_trainer(plan, loaded, runtime)

@@ -61,11 +61,18 @@ def test_a_name_is_taken_once():
         ("Tip", "tip"),
     ],
 )
-def test_an_unknown_name_suggests_the_nearest_and_lists_all(wrong, nearest):
+def test_an_unknown_name_suggests_the_nearest_in_place_of_the_list(wrong, nearest):
     with pytest.raises(ConfigError) as caught:
         get_selector(wrong)
     message = str(caught.value)
     assert repr(wrong) in message and f"did you mean {nearest!r}" in message
+    assert "known:" not in message and "\n" not in message
+
+
+def test_a_name_that_is_near_none_gets_the_list():
+    with pytest.raises(ConfigError) as caught:
+        get_selector("zzzz")
+    message = str(caught.value)
     assert all(name in message for name in selector_names()) and "\n" not in message
 
 
