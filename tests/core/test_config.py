@@ -1,3 +1,9 @@
+"""Settings made in Python: one error, and help that says what each field is."""
+
+import pytest
+
+from bench.core.config import Experiment, Runtime
+from bench.core.errors import ConfigError
 
 
 def test_a_value_that_is_not_accepted_is_one_error_however_settings_are_made():
