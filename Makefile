@@ -37,6 +37,7 @@ lint: .venv/.installed
 results: .venv/.installed
 	$(BIN)/bench leaderboard --out results
 	$(BIN)/bench leaderboard results/mismatch/rows.jsonl --out results/mismatch
+	$(BIN)/bench leaderboard results/rates/rows.jsonl --out results/rates
 	$(BIN)/bench report --out results/report.html
 	sed -i -e '/<!-- headline -->/,/<!-- \/headline -->/{//!d}' -e '/<!-- headline -->/r results/headline.md' README.md
 

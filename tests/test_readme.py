@@ -200,7 +200,10 @@ MISMATCH = ("results/mismatch/rows.jsonl", "--out", "results/mismatch", "--claim
             "sweeps/mismatch.toml")  # fmt: skip
 
 
-@pytest.mark.parametrize("rows", [(), MISMATCH])
+RATES = ("results/rates/rows.jsonl", "--out", "results/rates", "--claims", "sweeps/rates.toml")
+
+
+@pytest.mark.parametrize("rows", [(), MISMATCH, RATES])
 def test_the_committed_results_are_those_of_the_rows(rows, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     code, _, err = call(capsys, "leaderboard", *rows, "--check")

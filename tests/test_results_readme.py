@@ -5,6 +5,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from verdict_page import IN_USE
@@ -274,6 +275,52 @@ def test_what_is_said_of_points_that_were_run_again_is_so():
     other = sorted(count for count in agree if count < 1000)
     said = " ".join(README.split())
     assert f"so far run {len(twice)} older points again" in said
-    assert f"{len(twice) - len(other)} agree on all 1,000 items, and four" in said
-    assert f"on {other[0]} to {other[-1]} of them" in said and len(other) == 4
+    assert f"{len(twice) - len(other)} agree on all 1,000 items, and {len(other)} on" in said
+    assert f"on {other[0]} to {other[-1]} of them" in said
     assert f"at most {max(apart):.1f} points apart" in said
+
+
+def test_what_is_said_of_the_learning_rate_is_in_its_tables():
+    table = pd.read_csv(RESULTS / "rates" / "leaderboard.csv")
+    rate = table["regime"].str.extract(r"^learning_rate=([^,]+)$")[0].astype(float)
+    table["rate"] = rate.where(table["regime"] != "default", 3e-4)
+    table = table[table["rate"].notna() & (table["seeds"] > 0)]
+    pairs = ("tiny-qwen2.5", "tiny-qwen3")
+    accuracy = table.set_index(["pair", "selector", "rate"])["accuracy"] * 100
+    said = " ".join(README.split())
+
+    def both(values):
+        return " and ".join(f"{value:+.1f}".replace("-", "−") for value in values)
+
+    for rule, words in (
+        ("full", "`full` moves by {} points"), ("teachability", "`teachability` by {}"),
+        ("entropy", "`entropy` by {}"), ("random", "`random` by {}"),
+    ):  # fmt: skip
+        moved = [accuracy[pair, rule, 9e-4] - accuracy[pair, rule, 3e-4] for pair in pairs]
+        assert words.format(both(moved)) in said, rule
+    full = table[table["selector"] == "teachability"].set_index(["pair", "rate"])["vs_full"] * 100
+    low, high = ([full[pair, rate] for pair in pairs] for rate in (3e-5, 9e-4))
+    assert f"is {both(low)} there, {both(high)} at 9e-4" in said
+    around = [1e-4, 3e-4, 9e-4]
+    swings = {
+        rule: [np.ptp([accuracy[pair, rule, rate] for rate in around]) for pair in pairs]
+        for rule in ("teachability", "full")
+    }
+    one, other = ((swings["teachability"][i], swings["full"][i]) for i in (0, 1))
+    assert f"it is {one[0]:.1f} against {one[1]:.1f} points, and {other[0]:.1f} against " \
+        f"{other[1]:.1f}: no" in said  # fmt: skip
+    nearest = [
+        min(accuracy[pair, "full", rate] - accuracy[pair, "random", rate]
+            for rate in (3e-5, 1e-4, 3e-4, 9e-4))
+        for pair in pairs
+    ]  # fmt: skip
+    assert f"nearest at 3e-5, by {nearest[0]:.1f} and {nearest[1]:.1f}" in said
+    page = (RESULTS / "rates" / "leaderboard.md").read_text()
+    assert "Of 30: 1 came true, 17 undecided, 12 did not come true." in page
+    claims = page[page.index("## Primary claims") : page.index("## Predictions")]
+    assert claims.count("| shown |") == 0 and claims.count("| the opposite shown |") == 5
+    turned = re.findall(r"\| (?:3e-05|0\.\d+) for all \|.*\| (\d+) of 78 \| (\d+) \|", page)
+    counts = [int(count) for count, _ in turned]
+    assert {reversed_ for _, reversed_ in turned} == {"0"}
+    assert (min(counts[:4]), max(counts[:4]), min(counts[4:]), max(counts[4:])) == (14, 26, 6, 30)
+    assert 0.2 < sum(counts) / 78 / 8 < 0.3

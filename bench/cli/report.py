@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bench.report.build import Sources
 
 PUBLISHED_ROWS = (RESULTS, Path("results/mismatch/rows.jsonl"))
+RATES = Path("results/rates/rows.jsonl")
+"""A grid around the other files' settings: its dials and claims are shown, not its lines."""
 TOKENS = Path("results/tokens")
 DIAGNOSTICS = Path("results/diagnostic")
 USUAL_OUT = Path("report.html")
@@ -99,11 +101,14 @@ def _published() -> "Sources":
         own = make_tables(found, tunings)
         tables += own
         claims += answers(own, claims_of((rows,), ()))
+    rates = make_tables(*read_results((RATES,)))
+    claims += answers(rates, claims_of((RATES,), ()))
     overlaps = sorted(TOKENS.glob("*.overlap.json"))
     records = sorted(DIAGNOSTICS.glob("*/diagnostic.json"))
     return Sources(
         title="Selective on-policy distillation: the results of opd-bench",
         tables=tables,
+        dial_tables=rates,
         claims=claims,
         banks=[read_bank(path) for path in sorted(TOKENS.glob("*.parquet"))],
         overlaps=[(file.name.partition(".overlap")[0], read_json(file)) for file in overlaps],

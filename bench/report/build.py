@@ -21,6 +21,8 @@ class Sources:
 
     title: str
     tables: Sequence[Table] = ()
+    dial_tables: Sequence[Table] = ()
+    """Of which only the dials are drawn: their lines stand in the tables of another file."""
     claims: Sequence[Answer] = ()
     runs: Sequence[Mapping[str, Any]] = ()
     """`run_data` of run folders."""
@@ -46,7 +48,7 @@ def page(sources: Sources) -> bytes:
         "lines": lines,
         "rules": rules_data(rules),
         "curves": curves_data(sources.tables),
-        "dials": dials_data(sources.tables),
+        "dials": dials_data(sources.tables) + dials_data(sources.dial_tables),
         "overlaps": [overlap_data(name, found) for name, found in sources.overlaps],
         "tokens": tokens,
         "reported": reported_data(sources.published, sources.tables) if sources.published else [],
