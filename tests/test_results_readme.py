@@ -309,6 +309,18 @@ def test_what_is_said_of_the_learning_rate_is_in_its_tables():
     one, other = ((swings["teachability"][i], swings["full"][i]) for i in (0, 1))
     assert f"it is {one[0]:.1f} against {one[1]:.1f} points, and {other[0]:.1f} against " \
         f"{other[1]:.1f}: no" in said  # fmt: skip
+    whole = {
+        rule: [
+            np.ptp([accuracy[pair, rule, rate] for rate in (3e-5, *around, 2.7e-3)])
+            for pair in pairs
+        ]
+        for rule in ("teachability", "full")
+    }
+    one, other = ((whole["teachability"][i], whole["full"][i]) for i in (0, 1))
+    assert (
+        f"{one[0]:.1f} against {one[1]:.1f}, and {other[0]:.1f} against {other[1]:.1f}: twice"
+        in said
+    )
     nearest = [
         min(accuracy[pair, "full", rate] - accuracy[pair, "random", rate]
             for rate in (3e-5, 1e-4, 3e-4, 9e-4))

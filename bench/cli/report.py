@@ -22,6 +22,7 @@ RATES = Path("results/rates/rows.jsonl")
 """A grid around the other files' settings: its dials and claims are shown, not its lines."""
 TOKENS = Path("results/tokens")
 DIAGNOSTICS = Path("results/diagnostic")
+SHOWN_OF_A_RUN = ("record.json", "evaluations.json", "metrics.jsonl", "shadow.jsonl", "token_bank/")
 USUAL_OUT = Path("report.html")
 BANKS_SHOWN = 4
 """Steps of a run's token bank in its page: the last ones."""
@@ -137,6 +138,8 @@ def _of(what: Sequence[str], runs_dir: Path) -> "Sources":
     tables = make_tables(found, tunings)
     banks = [read_bank(path) for path in files[".parquet"]]
     for run in runs:
+        for name in SHOWN_OF_A_RUN:
+            refuse_changed(run, name, f"run {run.name}", "it is not what the run wrote")
         steps = sorted((run / "token_bank").glob("step-*.parquet"))
         banks += [read_bank(path) for path in steps[-BANKS_SHOWN:]]
     return Sources(
@@ -157,7 +160,6 @@ def _overlap(run: Path) -> list[dict[str, Any]]:
     path = run / "shadow.jsonl"
     if not path.is_file():
         return []
-    refuse_changed(run, path.name, f"run {run.name}", "it is not what the run logged")
     return [read_shadow(read_text(path), run.resolve().name).to_json()]
 
 

@@ -27,7 +27,7 @@ def write_sample(bank: Bank, path: Path, count: int = RESPONSES) -> None:
         for ids in table[name].to_pylist()
         for token in ids
     }
-    facts = {name: part.facts[name] for name in FACTS}
+    facts = {name: part.facts[name] for name in (*FACTS, "own_budget")}
     prompts = set(table["prompt_id"].to_pylist())
     facts["prompts"] = {
         name: facts["prompts"][name] for name in facts["prompts"] if name in prompts

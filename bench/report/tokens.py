@@ -2,7 +2,8 @@
 
 A rule's mask at any keep is one number a token: the smallest per cent of the batch's budget at
 which the rule keeps it, found by spending the budget at 1, 2, … 100 % as the run would have. It is
-of the whole batch, also where only some of its responses are shown.
+of the whole batch, also where only some of its responses are shown. A rule with a budget of its own
+keeps the same tokens at every per cent: those of its mask in the bank.
 """
 
 import base64
@@ -27,7 +28,10 @@ LISTED = 8
 """Tokens of a top-K list that the page shows."""
 RESPONSES = 32
 """Of a batch, in the page, half of them right where there are as many."""
-FACTS = ("run_id", "pair", "step", "seed", "k", "scope", "ties", "prompts", "correct", "texts")
+FACTS = (
+    "run_id", "pair", "step", "seed", "k", "keep", "scope", "min_keep_per_response", "ties",
+    "prompts", "correct", "texts",
+)  # fmt: skip
 """What a bank says of itself that the explorer needs."""
 LISTS = (
     "student_topk_logprob", "teacher_logprob_on_student_topk", "teacher_topk_logprob",
@@ -64,11 +68,13 @@ def read_bank(path: Path) -> Bank:
             "run it again with --token-bank"
         )
     bank = Bank(table, facts)
-    return bank if bank.rules else Bank(_with_first_keeps(bank), facts)
+    return bank if bank.rules else _with_first_keeps(bank)
 
 
-def _with_first_keeps(bank: Bank) -> pa.Table:
-    """The table with a column for each rule, uint8: 1 to 100 per cent, or NEVER."""
+def _with_first_keeps(bank: Bank) -> Bank:
+    """The bank with a column for each rule, uint8: 1 to 100 per cent, or NEVER; and the names of
+    those whose budget is their own, `own_budget`.
+    """
     table, facts = bank.table, bank.facts
     names = [name for name in table.column_names if name.startswith("score_")]
     score_RN = torch.from_numpy(np.stack([bank.column(n).astype(np.float64) for n in names]))
@@ -80,16 +86,26 @@ def _with_first_keeps(bank: Bank) -> pa.Table:
         row_N.tolist(), table["prompt_id"].to_pylist(), bank.column("sample"), strict=True
     ):
         keys[row] = f"{prompt}/{sample}"
+
+    def kept_at(keep: float) -> np.ndarray:
+        return select_each(
+            score_RN, mask_BT, keep=keep, scope=facts["scope"], ties=facts["ties"],
+            min_keep_per_response=facts["min_keep_per_response"], seed=facts["seed"],
+            step=facts["step"] - 1, row_key_B=keys,
+        ).selected_RN.numpy()  # fmt: skip
+
     first_RN = np.full(score_RN.shape, NEVER, dtype=np.uint8)
     for per_cent in range(100, 0, -1):
-        kept_RN = select_each(
-            score_RN, mask_BT, keep=per_cent / 100, scope=facts["scope"], ties=facts["ties"],
-            seed=facts["seed"], step=facts["step"] - 1, row_key_B=keys,
-        ).selected_RN.numpy()  # fmt: skip
-        first_RN[kept_RN] = per_cent
-    for name, first_N in zip(names, first_RN, strict=True):
-        table = table.append_column(FIRST + name.removeprefix("score_"), pa.array(first_N))
-    return table
+        first_RN[kept_at(per_cent / 100)] = per_cent
+    own_budget = []
+    rules = [name.removeprefix("score_") for name in names]
+    for rule, first_N, kept_N in zip(rules, first_RN, kept_at(facts["keep"]), strict=True):
+        mask_N = bank.column(f"mask_{rule}")
+        if not np.array_equal(mask_N, kept_N):
+            own_budget.append(rule)
+            first_N = np.where(mask_N, 1, NEVER).astype(np.uint8)
+        table = table.append_column(FIRST + rule, pa.array(first_N))
+    return Bank(table, {**facts, "own_budget": own_budget})
 
 
 def sampled(bank: Bank, count: int = RESPONSES) -> Bank:
@@ -160,7 +176,11 @@ def _bank_data(bank: Bank) -> dict[str, Any]:
         "listed": listed,
         "lists": lists,
         "rules": [
-            {"name": rule, "first": _packed(bank.column(FIRST + rule), "<u1")}
+            {
+                "name": rule,
+                "first": _packed(bank.column(FIRST + rule), "<u1"),
+                "own": rule in facts["own_budget"],
+            }
             for rule in bank.rules
         ],
     }  # fmt: skip

@@ -58,8 +58,9 @@ class Shape:
     def activation_bytes(self, tokens: int, bytes_each: int) -> int:
         """Kept by one pass for its backward: inputs of norms, projections, attention and MLP.
 
-        Under autocast the hidden states between layers, and what norms make of them, stay float32:
-        of the 24 bytes of a hidden number in float32 none is saved, and of the 16 of a query's 6.
+        Bytes of a token: 24 a hidden number and 16 one of a query or key in float32. Under bfloat16
+        autocast they are 26 and 10: hidden states between layers, and what norms make of them, stay
+        float32, and half-precision copies are kept beside them. The MLP's four halve.
         """
         hidden, head = (24, 16) if bytes_each == FLOAT else (26, 10)
         layer = hidden * self.hidden + 4 * bytes_each * self.intermediate

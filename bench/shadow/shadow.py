@@ -143,6 +143,7 @@ class Shadow:
         if self.banks(step):
             facts = {**head, "run_id": self.folder.path.name, "pair": self.experiment.pair,
                      "seed": spend.seed, "k": self.experiment.k, "scope": spend.scope,
+                     "min_keep_per_response": spend.min_keep_per_response,
                      "ties": spend.ties, **self.asked(step, rollout)}  # fmt: skip
             banked = BankedStep(
                 step + 1, rollout, signals, choices, selected_BT, weight_BT, gradient_N,

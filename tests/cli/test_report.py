@@ -87,3 +87,14 @@ def test_a_file_of_another_kind_is_never_replaced(run, tmp_path, capsys):
     assert mine.read_text() == "<p>mine</p>"
     code, _, err = call(capsys, "report", run, "--out", tmp_path)
     assert code == 2 and "is a folder" in err
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "token_bank/step-000002.parquet"])
+def test_what_changed_since_the_run_wrote_it_is_not_shown(run, tmp_path, capsys, name):
+    file = run / name
+    content = file.read_bytes()
+    file.write_bytes(content + b" ")
+    code, _, err = call(capsys, "report", run, "--out", tmp_path / "x.html")
+    file.write_bytes(content)
+    assert code != 0 and f"{name} changed since it was written" in err
+    assert not (tmp_path / "x.html").exists()

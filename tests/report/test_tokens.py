@@ -54,6 +54,33 @@ def test_first_keeps_are_what_the_budget_keeps(banked, rule):
     assert np.array_equal(first_N == NEVER, abstained)
 
 
+def test_at_the_banks_own_budget_every_mask_is_the_banks(banked):
+    """Of rules with a budget of their own too, which no other budget changes."""
+    _, bank = banked
+    own = bank.facts["own_budget"]
+    assert {"first_n", "sign_gate", "entropy_p98"} <= set(own)
+    assert not {"teachability", "random", "quadrant", "entropy"} & set(own)
+    per_cent = round(100 * bank.facts["keep"])
+    for rule in bank.rules:
+        kept_N = bank.column(f"first_keep_{rule}") <= per_cent
+        assert np.array_equal(kept_N, bank.column(f"mask_{rule}")), rule
+    for rule in own:
+        assert set(bank.column(f"first_keep_{rule}").tolist()) <= {1, NEVER}
+
+
+def test_a_least_number_of_each_response_is_kept_at_every_budget(tmp_path):
+    found = trainer(
+        tmp_path, {"token_bank": 1, "shadow": ("entropy",)}, steps=1, keep=0.1,
+        min_keep_per_response=2,
+    )  # fmt: skip
+    train(found, Progress("off"), StopRequest(), dict)
+    bank = read_bank(found.folder.token_bank / "step-000001.parquet")
+    assert bank.facts["own_budget"] == []
+    kept_N = bank.column("first_keep_entropy") <= 1
+    least = np.bincount(bank.column("response")[kept_N])
+    assert least.min() == 2
+
+
 def test_a_sample_holds_right_and_wrong_responses_and_the_whole_batchs_budget(banked, tmp_path):
     _, bank = banked
     bank.facts["correct"] = [row % 3 == 0 for row in range(len(bank.facts["correct"]))]

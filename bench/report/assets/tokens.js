@@ -20,6 +20,7 @@ function opened(bank) {
     words: Object.fromEntries(bank.signals.map((s) => [s.name, s.words])),
     list: Object.fromEntries(Object.entries(bank.lists).map(([name, text]) => [name, read(name, text)])),
     first: Object.fromEntries(bank.rules.map((r) => [r.name, unpack(r.first, "u1")])),
+    own: new Set(bank.rules.filter((r) => r.own).map((r) => r.name)),
   };
   return bank.ready;
 }
@@ -129,12 +130,15 @@ function drawStage() {
         h("span", { class: `chip ${response.correct ? "good" : response.correct === false ? "bad" : ""}` }, verdict))),
     h("p", { class: "soft" }, h("span", { class: "scale", "aria-hidden": "true" }),
       ` ${explorer.signal}: ${compact(low)} to ${compact(high)}${bank.words[explorer.signal] ? `, ${bank.words[explorer.signal]}` : ""}`),
-    h("p", {}, h("span", { class: "key a" }), `${explorer.b ? "only " : ""}A ${visible(explorer.a)}  `,
-      explorer.b ? [h("span", { class: "key b" }), `only B ${visible(explorer.b)}  `, h("span", { class: "key both" }), "both"] : null),
+    h("p", {}, h("span", { class: "key a" }), `${explorer.b ? "only " : ""}A ${ruleName(bank, explorer.a)}  `,
+      explorer.b ? [h("span", { class: "key b" }), `only B ${ruleName(bank, explorer.b)}  `, h("span", { class: "key both" }), "both"] : null),
     h("div", { class: "tokens", role: "group", "aria-label": "Tokens of the response", dir: "ltr" }, tokens),
     h("div", { id: "card", "aria-live": "polite" }));
   drawCard();
 }
+
+/** The slider moves no rule that sets a budget of its own. */
+const ruleName = (bank, rule) => visible(rule) + (bank.own.has(rule) ? " (its own budget)" : "");
 
 /** Between the 2nd and the 98th per cent: single large values leave the rest their colours. */
 function range(values) {
@@ -188,7 +192,7 @@ function drawCard() {
       h("details", { open: explorer.rulesOpen, ontoggle: (e) => { explorer.rulesOpen = e.target.open; } },
         h("summary", {}, "What each rule thinks of it"), scroller("Rules", plainTable("Smallest keep at which a rule keeps it", {
           head: ["rule", "keeps it from", `at ${explorer.keep} %`],
-          rows: ranked.map(([name, first]) => [name, first === NEVER ? "never" : `${first} %`, first <= explorer.keep ? "kept" : "—"]),
+          rows: ranked.map(([name, first]) => [name, first === NEVER ? "never" : bank.own.has(name) ? "its own budget" : `${first} %`, first <= explorer.keep ? "kept" : "—"]),
         })))));
 }
 
