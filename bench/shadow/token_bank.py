@@ -25,7 +25,8 @@ The file's metadata (`pyarrow.parquet.read_schema(...).metadata`, key `opd_bench
 version, run id, pair, seed, step, keep, scope, min_keep_per_response, ties, K, objective
 of the gradient, rules and signals, skipped rules; `prompts` (id -> text and right answer),
 `correct` (of each response of the batch: true, false, or null where no right answer is known), and
-`texts`, the token of each id of a top-K list. Each signal's field carries its definition as `description`.
+`texts`, the token of each id of a top-K list. Each signal's field carries its definition as
+`description`.
 """
 
 import ast
